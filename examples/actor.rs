@@ -1,0 +1,2 @@
+//! A child with scripted manners, for tests.
+fn main() {}

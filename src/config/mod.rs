@@ -1,0 +1,1 @@
+//! Text to `engine::Spec`: the Procfile, TOML and `.env` formats, and every complaint about them.

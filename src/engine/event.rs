@@ -1,0 +1,376 @@
+//! The engine's input and output: what happened, what is to be done, and what there is to tell.
+
+use std::time::Duration;
+
+use super::outcome::Outcome;
+use super::spec::ServiceId;
+use super::{Signal, Timestamp};
+
+/// One numbered copy of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId {
+    /// Which service.
+    pub service: ServiceId,
+    /// From 1.
+    pub number: u16,
+}
+
+/// One life of an instance. No two lives share one, so a late message about a dead run cannot be taken for news of the present one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RunId {
+    /// Whose life.
+    pub instance: InstanceId,
+    /// From 1.
+    pub run: u32,
+}
+
+/// Which of a run's probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeKind {
+    /// May it take work.
+    Ready,
+    /// Must it be restarted.
+    Live,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing but time passing.
+    Tick,
+    /// The process exists; its program is being executed.
+    Spawned {
+        /// Which run.
+        run: RunId,
+        /// Of its main process.
+        pid: u32,
+    },
+    /// The program is running.
+    Executed {
+        /// Which run.
+        run: RunId,
+    },
+    /// The main process is gone (or there never was one, when `outcome` is a failed spawn).
+    Exited {
+        /// Which run.
+        run: RunId,
+        /// How.
+        outcome: Outcome,
+        /// Processes of the run's tree that are still there. 0: `TreeGone` will not follow.
+        left_behind: u32,
+    },
+    /// After an `Exited` that left something behind: the last process of the run's tree is gone.
+    TreeGone {
+        /// Which run.
+        run: RunId,
+    },
+    /// The answer to `Action::Probe` with the same number.
+    Probed {
+        /// Which run.
+        run: RunId,
+        /// Which probe.
+        kind: ProbeKind,
+        /// The number the action carried.
+        number: u32,
+        /// `Err` says in a short line what was wrong.
+        result: Result<(), String>,
+    },
+    /// An operator's wish.
+    Command(Command),
+    /// Stop everything, in order.
+    Shutdown(ShutdownCause),
+    /// Stop everything now: SIGKILL.
+    KillAll,
+}
+
+/// What an operator may wish of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Be up. Forgets that it was given up.
+    Start,
+    /// Be down.
+    Stop,
+    /// Be up with a new run.
+    Restart,
+}
+
+/// A verb with what it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// What is wished.
+    pub verb: Verb,
+    /// Of whom.
+    pub instances: Vec<InstanceId>,
+}
+
+/// Why everything is being stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShutdownCause {
+    /// A signal to firstmate, and who sent it if the kernel told.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// The sender's pid as firstmate sees it; `None` when it came from outside the PID namespace or from the kernel.
+        sender: Option<u32>,
+    },
+    /// `firstmate shutdown`.
+    Command,
+}
+
+/// What is to be done. The shell performs these in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start the run's main process; answered by `Spawned` or by `Exited` with a failed spawn.
+    Spawn {
+        /// Which run.
+        run: RunId,
+    },
+    /// Send a stop signal, followed by SIGCONT, to the main process or its group; to every process left of the tree when the
+    /// main process is gone.
+    Signal {
+        /// Which run.
+        run: RunId,
+        /// Which signal.
+        signal: Signal,
+    },
+    /// SIGKILL to every process of the run's tree.
+    KillTree {
+        /// Which run.
+        run: RunId,
+    },
+    /// Ask a probe's question; answered by `Probed` with the same number.
+    Probe {
+        /// Which run.
+        run: RunId,
+        /// Which probe.
+        kind: ProbeKind,
+        /// To be given back.
+        number: u32,
+    },
+    /// Nothing is waiting for this probe's answer any more; cut it off.
+    CancelProbes {
+        /// Which run.
+        run: RunId,
+    },
+    /// Something to tell.
+    Notice(Notice),
+    /// Everything is over: leave with this exit code. The last action there is.
+    Exit {
+        /// 0 to 255.
+        code: i32,
+    },
+}
+
+/// Why firstmate ended, or is restarting, a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It ended by itself, or could not be started.
+    Crash,
+    /// Its liveness probe failed.
+    Live,
+    /// It was not ready within `start_timeout`.
+    StartTimeout,
+    /// An operator's stop or restart.
+    Operator,
+    /// The whole stack is stopping.
+    Shutdown,
+}
+
+/// The engine's story, for logs, metrics and people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Its process exists.
+    Started {
+        /// Which run.
+        run: RunId,
+        /// Of its main process.
+        pid: u32,
+    },
+    /// A dependency's condition does not hold, so it is not started yet. Told once per wait.
+    Waiting {
+        /// Who waits.
+        instance: InstanceId,
+        /// For which service.
+        on: ServiceId,
+    },
+    /// It may take work.
+    Ready {
+        /// Which run.
+        run: RunId,
+        /// Since its start.
+        after: Duration,
+    },
+    /// It was ready and its probe says it is not any more.
+    NotReady {
+        /// Which run.
+        run: RunId,
+        /// What the probe said.
+        why: String,
+    },
+    /// The liveness probe failed so often that the run is ended.
+    NotLive {
+        /// Which run.
+        run: RunId,
+        /// What the probe said.
+        why: String,
+    },
+    /// It was not ready within `start_timeout`, so the run is ended.
+    StartTimedOut {
+        /// Which run.
+        run: RunId,
+        /// `start_timeout`.
+        after: Duration,
+        /// What the probe last said.
+        why: Option<String>,
+    },
+    /// The main process is gone.
+    Ended {
+        /// Which run.
+        run: RunId,
+        /// How.
+        outcome: Outcome,
+        /// Since its start.
+        uptime: Duration,
+        /// Whether this counts as an end as wished or as a success.
+        clean: bool,
+        /// Processes it left behind.
+        left_behind: u32,
+    },
+    /// Another run follows after the delay.
+    Restarting {
+        /// Who.
+        instance: InstanceId,
+        /// How long it waits.
+        delay: Duration,
+        /// Consecutive failed runs so far.
+        failures: u32,
+        /// Why.
+        cause: Cause,
+    },
+    /// The oneshot ended well.
+    Completed {
+        /// Which run.
+        run: RunId,
+        /// How long it took.
+        took: Duration,
+    },
+    /// It ended and its policy says not to start it again.
+    NotRestarted {
+        /// Which run.
+        run: RunId,
+    },
+    /// Given up.
+    GaveUp {
+        /// Who.
+        instance: InstanceId,
+        /// Consecutive failed runs.
+        failures: u32,
+    },
+    /// It can never start, since this service it depends on has failed.
+    Blocked {
+        /// Who.
+        instance: InstanceId,
+        /// The service that failed.
+        on: ServiceId,
+    },
+    /// A stop signal was sent.
+    Stopping {
+        /// Which run.
+        run: RunId,
+        /// Which signal.
+        signal: Signal,
+        /// Until SIGKILL.
+        grace: Duration,
+        /// Why.
+        cause: Cause,
+    },
+    /// SIGKILL was sent to the tree.
+    Killing {
+        /// Which run.
+        run: RunId,
+        /// How long it had been given.
+        after: Duration,
+    },
+    /// Nothing is left of it, as wished.
+    Stopped {
+        /// Who.
+        instance: InstanceId,
+    },
+    /// The stack is being stopped.
+    ShuttingDown {
+        /// Why.
+        why: EndCause,
+        /// All of it, drain included.
+        within: Duration,
+        /// Not ready but still serving for this long first.
+        drain: Duration,
+    },
+    /// Told every second of a stop, for each run it waits for.
+    StillWaiting {
+        /// Which run.
+        run: RunId,
+        /// Of its main process, if that is still there.
+        pid: Option<u32>,
+        /// Since its stop signal.
+        waited: Duration,
+        /// Its grace period.
+        of: Duration,
+    },
+    /// The last one: why the container ended, and with which code.
+    Over {
+        /// Why.
+        why: EndCause,
+        /// firstmate's own exit code.
+        code: i32,
+        /// Runs whose processes did not go even after SIGKILL.
+        abandoned: u32,
+    },
+}
+
+/// Why the whole stack ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EndCause {
+    /// It was asked to.
+    Asked(ShutdownCause),
+    /// An essential service was given up.
+    GaveUp {
+        /// Which instance.
+        instance: InstanceId,
+        /// Its last outcome.
+        outcome: Outcome,
+        /// Consecutive failed runs.
+        failures: u32,
+    },
+    /// An essential service ended and its policy says not to start it again.
+    EssentialEnded {
+        /// Which instance.
+        instance: InstanceId,
+        /// Its outcome.
+        outcome: Outcome,
+    },
+    /// An essential service can never start, since this service it depends on has failed.
+    Blocked {
+        /// Which instance.
+        instance: InstanceId,
+        /// The service that failed.
+        on: ServiceId,
+        /// How that one's last run ended.
+        outcome: Outcome,
+    },
+    /// Everything has ended by itself and nothing will be started again.
+    NothingLeft {
+        /// The code of the last failure, or 0.
+        code: i32,
+    },
+    /// A second Ctrl-C.
+    Killed,
+}
+
+/// A moment at which something is due, or nothing is.
+#[must_use]
+pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,18 @@
+//! Every decision, and nothing else: restart, backoff, readiness, order of start and stop.
+//!
+//! Pure: `step(now, event, out)` in, actions out, `next_deadline()` for the sleeper. It knows no kernel, no clock, no file and no
+//! logger; it never fails and never panics. Times are monotonic, randomness comes from the seed given to `new`.
+
+pub mod event;
+pub mod outcome;
+pub mod signal;
+pub mod spec;
+pub mod status;
+pub mod time;
+
+pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
+pub use outcome::{LaunchError, Outcome, Stage};
+pub use signal::Signal;
+pub use spec::{ServiceId, Spec};
+pub use status::Status;
+pub use time::Timestamp;

@@ -1,0 +1,278 @@
+//! What the operator asked for, as plain data: the output of `config`, the input of everything else.
+//!
+//! The engine decides by the policy fields; `Launch` and `Check` it only carries, for the shell that performs its actions.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Signal;
+
+/// A whole, validated file. `config` guarantees: names unique, dependencies exist and have no cycle, `instances >= 1`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// In the order of the file; a `ServiceId` is an index into it.
+    pub services: Vec<Service>,
+    /// The whole shutdown, drain included.
+    pub stop_timeout: Duration,
+    /// After the stop was asked for: not ready, but still serving, for this long.
+    pub drain: Duration,
+}
+
+/// Index of a service in `Spec::services`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(pub usize);
+
+/// One service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// `[A-Za-z0-9_-]+`.
+    pub name: String,
+    /// Long-running, or meant to end.
+    pub kind: Kind,
+    /// Numbered copies, at least 1.
+    pub instances: u16,
+    /// What must hold before an instance is started, at every start.
+    pub depends_on: Vec<Dependency>,
+    /// Started with firstmate; otherwise only when asked for.
+    pub autostart: bool,
+    /// Its giving up ends the container.
+    pub essential: bool,
+    /// When an ended run is followed by another.
+    pub restart: Restart,
+    /// Exit codes that are no failure.
+    pub success_exit_codes: Vec<i32>,
+    /// How long to wait before the next run.
+    pub backoff: Backoff,
+    /// Give up after so many consecutive failed runs; `None` is never.
+    pub give_up_after: Option<u32>,
+    /// A run that is not ready by then counts as failed.
+    pub start_timeout: Duration,
+    /// How it is asked to end.
+    pub stop: Stop,
+    /// `None`: ready once it has run for a second.
+    pub ready: Option<Probe>,
+    /// Failing it restarts the instance.
+    pub live: Option<Probe>,
+    /// How its processes are started.
+    pub launch: Launch,
+}
+
+/// `type` in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Runs until stopped.
+    Service,
+    /// Runs once, to its end.
+    Oneshot,
+}
+
+/// One entry of `depends_on`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dependency {
+    /// The service that is waited for.
+    pub service: ServiceId,
+    /// What is waited for.
+    pub condition: Condition,
+}
+
+/// What a dependent waits for. It holds for a service when it holds for all its instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Condition {
+    /// Its program was executed and has not ended.
+    Started,
+    /// It is ready.
+    Ready,
+    /// The oneshot ended well.
+    Completed,
+}
+
+/// `restart` in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Whatever the outcome.
+    Always,
+    /// Unless the outcome is a success.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// How long an ended instance waits before its next run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// The first delay.
+    pub initial: Duration,
+    /// Each delay is the previous one times this; at least 1.
+    pub factor: f64,
+    /// No delay is longer, before jitter.
+    pub max: Duration,
+    /// Share by which a delay may differ from its value, 0 to 1.
+    pub jitter: f64,
+    /// A run that lasted this long makes the next restart immediate and forgets earlier failures.
+    pub reset_after: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_millis(500),
+            factor: 2.0,
+            max: Duration::from_secs(30),
+            jitter: 0.1,
+            reset_after: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a run is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Sent one after the other, the grace period shared out equally among them; never empty.
+    pub signals: Vec<Signal>,
+    /// The grace period: SIGKILL to the whole tree when it is over.
+    pub timeout: Duration,
+    /// Who gets the stop signals.
+    pub scope: Scope,
+}
+
+/// Who gets a signal that is not SIGKILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The run's main process.
+    Main,
+    /// Its process group.
+    Group,
+}
+
+/// A question asked of a running instance again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// What is asked.
+    pub check: Check,
+    /// From one question to the next.
+    pub every: Duration,
+    /// A question not answered by then has failed.
+    pub timeout: Duration,
+    /// Consecutive failures that change the verdict to bad; at least 1.
+    pub failures: u32,
+    /// Consecutive successes that change the verdict to good; at least 1.
+    pub successes: u32,
+    /// From the start of the run to the first question.
+    pub initial_delay: Duration,
+}
+
+/// What a probe does. Hosts are IP literals, `localhost` or names in /etc/hosts: there is no DNS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Check {
+    /// GET answers with a status from 200 to 399 (as kubelet judges).
+    Http {
+        /// Where to connect.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// Path and query, beginning with `/`.
+        path: String,
+    },
+    /// A connection is accepted.
+    Tcp {
+        /// Where to connect.
+        host: String,
+        /// TCP port.
+        port: u16,
+    },
+    /// A command, run as the service would be, exits 0.
+    Exec(Command),
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Program and arguments; a program without `/` is searched for in the service's PATH. Never empty.
+    Argv(Vec<String>),
+    /// Text for `/bin/sh -c`, already with `exec` in front where that is safe.
+    Shell(String),
+}
+
+/// How the processes of a service are started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// The program.
+    pub command: Command,
+    /// An absolute path.
+    pub working_dir: PathBuf,
+    /// Begin with the environment firstmate was given.
+    pub inherit_env: bool,
+    /// From `.env` files: only for names the inherited environment does not have.
+    pub env_defaults: BTreeMap<OsString, OsString>,
+    /// From `env`: these win.
+    pub env: BTreeMap<OsString, OsString>,
+    /// PORT of instance 1; each further instance gets one more. Procfile entries have it.
+    pub port: Option<u16>,
+    /// Name or number.
+    pub user: Option<String>,
+    /// Name or number; default: the user's own group.
+    pub group: Option<String>,
+    /// File mode creation mask, 0 to 0o777.
+    pub umask: Option<u32>,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+}
+
+/// One resource limit, soft and hard; see setrlimit(2). `None` is unlimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// Which.
+    pub resource: Resource,
+    /// What applies.
+    pub soft: Option<u64>,
+    /// How far the service may raise it.
+    pub hard: Option<u64>,
+}
+
+/// Names are those of setrlimit(2) and prlimit(1) in lower case, without RLIMIT_.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "setrlimit(2) describes each")]
+pub enum Resource {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Locks,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+impl Resource {
+    /// Every resource with its name in the file.
+    pub const ALL: [(&'static str, Self); 16] = [
+        ("as", Self::As),
+        ("core", Self::Core),
+        ("cpu", Self::Cpu),
+        ("data", Self::Data),
+        ("fsize", Self::Fsize),
+        ("locks", Self::Locks),
+        ("memlock", Self::Memlock),
+        ("msgqueue", Self::Msgqueue),
+        ("nice", Self::Nice),
+        ("nofile", Self::Nofile),
+        ("nproc", Self::Nproc),
+        ("rss", Self::Rss),
+        ("rtprio", Self::Rtprio),
+        ("rttime", Self::Rttime),
+        ("sigpending", Self::Sigpending),
+        ("stack", Self::Stack),
+    ];
+}

@@ -1,0 +1,1 @@
+//! The thin shell around the kernel: spawning, reaping, signals, process trees, pipes.

@@ -1,0 +1,1 @@
+//! The one event loop: feeds events to the engine and performs its actions.
