@@ -235,6 +235,8 @@ pub enum Notice {
         clean: bool,
         /// Processes it left behind.
         left_behind: u32,
+        /// The signal that ended it was firstmate's own; true as well for an exit while it was being stopped.
+        asked: bool,
     },
     /// Another run follows after the delay.
     Restarting {

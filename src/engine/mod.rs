@@ -3,16 +3,22 @@
 //! Pure: `step(now, event, out)` in, actions out, `next_deadline()` for the sleeper. It knows no kernel, no clock, no file and no
 //! logger; it never fails and never panics. Times are monotonic, randomness comes from the seed given to `new`.
 
+mod backoff;
 pub mod event;
+mod instance;
 pub mod outcome;
+mod probe;
 pub mod signal;
 pub mod spec;
+mod stack;
 pub mod status;
 pub mod time;
+mod view;
 
 pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
 pub use outcome::{LaunchError, Outcome, Stage};
 pub use signal::Signal;
 pub use spec::{ServiceId, Spec};
+pub use stack::Engine;
 pub use status::Status;
 pub use time::Timestamp;

@@ -1,0 +1,628 @@
+//! The whole stack: who may start, who must stop and in which order, and when it is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Rng;
+use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
+use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
+use super::spec::{Condition, Dependency, Kind, Service, ServiceId, Spec};
+use super::{Outcome, Timestamp};
+
+/// Kept free at the end of `stop_timeout` for SIGKILL, the last reaping and the last log line.
+const RESERVE: Duration = Duration::from_millis(500);
+/// After a second Ctrl-C: how long the reaping may take before firstmate leaves all the same.
+const KILL_ALL_WITHIN: Duration = Duration::from_secs(1);
+
+/// The decisions of one supervisor. See the module documentation of `engine`.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(super) services: Vec<Entry>,
+    pub(super) instances: Vec<Instance>,
+    pub(super) phase: Phase,
+    stop_timeout: Duration,
+    drain: Duration,
+    rng: Rng,
+    pub(super) began: Timestamp,
+}
+
+/// A service with its place among the others.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub(super) service: Shared,
+    /// Index of its first instance.
+    first: usize,
+    /// Services that depend on it.
+    dependents: Vec<ServiceId>,
+}
+
+/// Where the whole stack is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    /// Not ready, but everything still runs.
+    Draining {
+        why: EndCause,
+        until: Timestamp,
+        deadline: Timestamp,
+    },
+    Stopping {
+        why: EndCause,
+        kill_all_at: Timestamp,
+        deadline: Timestamp,
+    },
+    Ended {
+        why: EndCause,
+    },
+}
+
+impl Phase {
+    pub(super) const fn why(&self) -> Option<&EndCause> {
+        match self {
+            Self::Serving => None,
+            Self::Draining { why, .. } | Self::Stopping { why, .. } | Self::Ended { why } => Some(why),
+        }
+    }
+}
+
+impl Engine {
+    /// Nothing is started yet; the first `step` does. `seed` is the jitter's.
+    #[must_use]
+    pub fn new(spec: Spec, seed: u64, now: Timestamp) -> Self {
+        let mut services = Vec::with_capacity(spec.services.len());
+        let mut instances = Vec::new();
+        for (index, service) in spec.services.into_iter().enumerate() {
+            let first = instances.len();
+            for number in 1..=service.instances {
+                instances.push(Instance::new(InstanceId { service: ServiceId(index), number }, service.autostart));
+            }
+            services.push(Entry { service: Arc::new(service), first, dependents: Vec::new() });
+        }
+        let edges: Vec<(ServiceId, ServiceId)> = services
+            .iter()
+            .enumerate()
+            .flat_map(|(index, entry)| entry.service.depends_on.iter().map(move |dependency| (dependency.service, ServiceId(index))))
+            .collect();
+        for (on, dependent) in edges {
+            if let Some(entry) = services.get_mut(on.0) {
+                entry.dependents.push(dependent);
+            }
+        }
+        Self {
+            services,
+            instances,
+            phase: Phase::Serving,
+            stop_timeout: spec.stop_timeout,
+            drain: spec.drain,
+            rng: Rng::new(seed),
+            began: now,
+        }
+    }
+
+    /// The service numbered `id`.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(id.0).map(|entry| &entry.service)
+    }
+
+    /// Every service's name, in the order of the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.services.iter().map(|entry| entry.service.name.as_str())
+    }
+
+    /// Every instance, in the order of the file.
+    pub fn instance_ids(&self) -> impl Iterator<Item = InstanceId> {
+        self.instances.iter().map(|instance| instance.id)
+    }
+
+    /// The run that is alive or being cleaned up, if there is one.
+    #[must_use]
+    pub fn current_run(&self, id: InstanceId) -> Option<RunId> {
+        self.instance(id)?.run()
+    }
+
+    fn index(&self, id: InstanceId) -> Option<usize> {
+        let entry = self.services.get(id.service.0)?;
+        let within = usize::from(id.number.checked_sub(1)?);
+        (within < usize::from(entry.service.instances)).then(|| entry.first.saturating_add(within))
+    }
+
+    pub(super) fn instance(&self, id: InstanceId) -> Option<&Instance> {
+        self.instances.get(self.index(id)?)
+    }
+
+    /// The instances of a service.
+    pub(super) fn instances_of(&self, id: ServiceId) -> &[Instance] {
+        let Some(entry) = self.services.get(id.0) else { return &[] };
+        let end = entry.first.saturating_add(usize::from(entry.service.instances));
+        self.instances.get(entry.first..end).unwrap_or(&[])
+    }
+
+    /// When `step` must be called again at the latest; `None`: only an event can change anything.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let own = match self.phase {
+            Phase::Serving => None,
+            Phase::Draining { until, .. } => Some(until),
+            Phase::Stopping { kill_all_at, deadline, .. } => {
+                let killed = self.instances.iter().all(|instance| !self.may_still_be_killed(instance));
+                Some(if killed { deadline } else { kill_all_at })
+            }
+            Phase::Ended { .. } => return None,
+        };
+        self.instances.iter().map(Instance::deadline).fold(own, earlier)
+    }
+
+    fn may_still_be_killed(&self, instance: &Instance) -> bool {
+        use super::instance::{EndPhase, Ending};
+        match &instance.state {
+            State::Idle(_) | State::Ending(Ending { phase: EndPhase::Killed { .. }, .. }) => false,
+            State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => true,
+        }
+    }
+
+    /// Takes an event and appends what is to be done, in order.
+    ///
+    /// News of a run that is not the present one is ignored. After `Action::Exit` nothing follows.
+    pub fn step(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return;
+        }
+        let consequence = self.take(now, event, out);
+        self.suffer(now, consequence, out);
+        self.tick(now, out);
+        self.reconcile(now, out);
+    }
+
+    fn take(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) -> Consequence {
+        let serving = matches!(self.phase, Phase::Serving);
+        match event {
+            Event::Tick => Consequence::Nothing,
+            Event::Spawned { run, pid } => {
+                if let Some((instance, _, _)) = self.present(run) {
+                    instance.on_spawned(pid, out);
+                }
+                Consequence::Nothing
+            }
+            Event::Executed { run } => {
+                if let Some((instance, service, _)) = self.present(run) {
+                    instance.on_executed(now, &service, out);
+                }
+                Consequence::Nothing
+            }
+            Event::Exited { run, outcome, left_behind } => match self.present(run) {
+                Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, serving, rng, out),
+                None => Consequence::Nothing,
+            },
+            Event::TreeGone { run } => match self.present(run) {
+                Some((instance, service, rng)) => instance.on_tree_gone(now, &service, serving, rng, out),
+                None => Consequence::Nothing,
+            },
+            Event::Probed { run, kind, number, result } => {
+                if let Some((instance, service, _)) = self.present(run) {
+                    instance.on_probed(now, &service, kind, number, result, out);
+                }
+                Consequence::Nothing
+            }
+            Event::Command(command) => {
+                if serving {
+                    self.command(now, &command, out);
+                }
+                Consequence::Nothing
+            }
+            Event::Shutdown(cause) => Consequence::End(EndCause::Asked(cause)),
+            Event::KillAll => {
+                self.kill_all(now, out);
+                Consequence::Nothing
+            }
+        }
+    }
+
+    /// The instance whose present run this is, with what its transitions need.
+    fn present(&mut self, run: RunId) -> Option<(&mut Instance, Shared, &mut Rng)> {
+        let index = self.index(run.instance)?;
+        let service = Arc::clone(&self.services.get(run.instance.service.0)?.service);
+        let instance = self.instances.get_mut(index)?;
+        (instance.run() == Some(run)).then_some((instance, service, &mut self.rng))
+    }
+
+    fn command(&mut self, now: Timestamp, command: &Command, out: &mut Vec<Action>) {
+        for id in &command.instances {
+            let Some(index) = self.index(*id) else { continue };
+            let Some(service) = self.service(id.service).cloned() else { continue };
+            let Some(instance) = self.instances.get_mut(index) else { continue };
+            let due = State::Idle(Idle::Due { waits_for: None });
+            match command.verb {
+                Verb::Start => {
+                    instance.desired = Desired::Up;
+                    if matches!(instance.state, State::Idle(_)) {
+                        (instance.failures, instance.attempts) = (0, 0);
+                        instance.state = due;
+                    }
+                }
+                Verb::Stop => {
+                    instance.desired = Desired::Down;
+                    match &instance.state {
+                        // What is done stays done: others may depend on it.
+                        State::Idle(Idle::Completed | Idle::Stopped) => {}
+                        State::Idle(_) => {
+                            instance.state = State::Idle(Idle::Stopped);
+                            out.push(Action::Notice(Notice::Stopped { instance: *id }));
+                        }
+                        State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
+                            instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                        }
+                    }
+                }
+                Verb::Restart => {
+                    instance.desired = Desired::Up;
+                    (instance.failures, instance.attempts) = (0, 0);
+                    if instance.is_idle() {
+                        instance.state = due;
+                    } else {
+                        instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                    }
+                }
+            }
+        }
+    }
+
+    fn suffer(&mut self, now: Timestamp, consequence: Consequence, out: &mut Vec<Action>) {
+        let Consequence::End(why) = consequence else { return };
+        if !matches!(self.phase, Phase::Serving) {
+            // The first reason is the true one, and a repeated SIGTERM changes nothing: platforms repeat it.
+            return;
+        }
+        let deadline = now.after(self.stop_timeout);
+        // An essential service that was given up leaves nothing worth draining: the stack has not been ready for long.
+        let drain = match why {
+            EndCause::Asked(_) => self.drain.min(self.stop_timeout),
+            EndCause::GaveUp { .. }
+            | EndCause::EssentialEnded { .. }
+            | EndCause::Blocked { .. }
+            | EndCause::NothingLeft { .. }
+            | EndCause::Killed => Duration::ZERO,
+        };
+        if !matches!(why, EndCause::NothingLeft { .. }) {
+            out.push(Action::Notice(Notice::ShuttingDown { why: why.clone(), within: self.stop_timeout, drain }));
+        }
+        for instance in &mut self.instances {
+            if matches!(instance.state, State::Idle(Idle::Due { .. } | Idle::Backoff { .. } | Idle::Blocked { .. })) {
+                instance.state = State::Idle(Idle::Stopped);
+            }
+        }
+        if drain.is_zero() {
+            self.begin_stopping(now, why, deadline);
+        } else {
+            self.phase = Phase::Draining { why, until: now.after(drain), deadline };
+        }
+    }
+
+    fn begin_stopping(&mut self, now: Timestamp, why: EndCause, deadline: Timestamp) {
+        let left = deadline.since(now);
+        let reserve = RESERVE.min(left.checked_div(8).unwrap_or(left));
+        let kill_all_at = now.after(left.saturating_sub(reserve));
+        self.phase = Phase::Stopping { why, kill_all_at, deadline };
+    }
+
+    fn kill_all(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let why = match &self.phase {
+            Phase::Serving | Phase::Draining { .. } => EndCause::Killed,
+            Phase::Stopping { why: EndCause::Asked(ShutdownCause::Command | ShutdownCause::Signal { .. }), .. } => EndCause::Killed,
+            Phase::Stopping { why, .. } => why.clone(),
+            Phase::Ended { .. } => return,
+        };
+        for instance in &mut self.instances {
+            if matches!(instance.state, State::Idle(Idle::Due { .. } | Idle::Backoff { .. } | Idle::Blocked { .. })) {
+                instance.state = State::Idle(Idle::Stopped);
+            }
+        }
+        let already = match self.phase {
+            Phase::Draining { deadline, .. } | Phase::Stopping { deadline, .. } => deadline,
+            Phase::Serving | Phase::Ended { .. } => now.after(KILL_ALL_WITHIN),
+        };
+        self.phase = Phase::Stopping { why, kill_all_at: now, deadline: already.min(now.after(KILL_ALL_WITHIN)) };
+        self.tick(now, out);
+    }
+
+    fn tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        if let Phase::Draining { why, until, deadline } = &self.phase
+            && *until <= now
+        {
+            let (why, deadline) = (why.clone(), *deadline);
+            self.begin_stopping(now, why, deadline);
+        }
+        let kill_all = matches!(self.phase, Phase::Stopping { kill_all_at, .. } if kill_all_at <= now);
+        for index in 0..self.instances.len() {
+            let Some(id) = self.instances.get(index).map(|instance| instance.id) else { continue };
+            let Some(service) = self.service(id.service).cloned() else { continue };
+            let Some(instance) = self.instances.get_mut(index) else { continue };
+            if kill_all {
+                instance.kill_now(now, &service, Cause::Shutdown, out);
+            }
+            if instance.deadline().is_some_and(|deadline| deadline <= now) {
+                instance.tick(now, &service, out);
+            }
+        }
+    }
+
+    /// Brings what is true nearer to what is wanted.
+    fn reconcile(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Serving => {
+                let consequence = self.start_what_may_start(now, out);
+                self.suffer(now, consequence, out);
+                if matches!(self.phase, Phase::Serving) {
+                    if let Some(code) = self.nothing_left() {
+                        self.suffer(now, Consequence::End(EndCause::NothingLeft { code }), out);
+                        self.stop_what_may_stop(now, out);
+                    }
+                } else {
+                    self.stop_what_may_stop(now, out);
+                }
+            }
+            Phase::Draining { .. } | Phase::Stopping { .. } => self.stop_what_may_stop(now, out),
+            Phase::Ended { .. } => {}
+        }
+    }
+
+    fn start_what_may_start(&mut self, now: Timestamp, out: &mut Vec<Action>) -> Consequence {
+        // Starting one instance makes no condition true, but a blocked one blocks others: again until nothing changes.
+        loop {
+            let mut changed = false;
+            for index in 0..self.instances.len() {
+                let Some(instance) = self.instances.get(index) else { continue };
+                let waits_for = match &instance.state {
+                    State::Idle(Idle::Due { waits_for }) => *waits_for,
+                    State::Idle(Idle::Backoff { retry_at }) if *retry_at <= now => None,
+                    State::Idle(Idle::Blocked { on }) => {
+                        if self.is_dead(*on) {
+                            continue;
+                        }
+                        None
+                    }
+                    State::Idle(Idle::Stopped | Idle::Backoff { .. } | Idle::Completed | Idle::Exited | Idle::Failed)
+                    | State::Launching { .. }
+                    | State::Starting { .. }
+                    | State::Running { .. }
+                    | State::Ending(_) => continue,
+                };
+                let id = instance.id;
+                let Some(service) = self.service(id.service).cloned() else { continue };
+                let dead = service.depends_on.iter().map(|dependency| dependency.service).find(|on| self.is_dead(*on));
+                let missing = service.depends_on.iter().find(|dependency| !self.holds(**dependency)).map(|dependency| dependency.service);
+                let dead_outcome = dead.and_then(|on| self.failure_of(on));
+                let Some(instance) = self.instances.get_mut(index) else { continue };
+                match (dead, missing) {
+                    (Some(on), _) => {
+                        instance.state = State::Idle(Idle::Blocked { on });
+                        changed = true;
+                        out.push(Action::Notice(Notice::Blocked { instance: id, on }));
+                        if service.essential {
+                            let outcome = dead_outcome.unwrap_or(Outcome::Exited(1));
+                            return Consequence::End(EndCause::Blocked { instance: id, on, outcome });
+                        }
+                    }
+                    (None, Some(on)) => {
+                        if waits_for != Some(on) || !matches!(instance.state, State::Idle(Idle::Due { .. })) {
+                            instance.state = State::Idle(Idle::Due { waits_for: Some(on) });
+                            out.push(Action::Notice(Notice::Waiting { instance: id, on }));
+                        }
+                    }
+                    (None, None) => instance.spawn(now, &service, out),
+                }
+            }
+            if !changed {
+                return Consequence::Nothing;
+            }
+        }
+    }
+
+    /// Whether a condition holds: for all instances of the service that is waited for.
+    fn holds(&self, dependency: Dependency) -> bool {
+        self.instances_of(dependency.service).iter().all(|instance| match dependency.condition {
+            Condition::Started => matches!(instance.state, State::Starting { .. } | State::Running { .. }),
+            Condition::Ready => instance.is_ready(),
+            Condition::Completed => matches!(instance.state, State::Idle(Idle::Completed)),
+        })
+    }
+
+    /// Whether a service will not run again unless an operator makes it.
+    fn is_dead(&self, id: ServiceId) -> bool {
+        self.instances_of(id)
+            .iter()
+            .any(|instance| matches!(instance.state, State::Idle(Idle::Failed | Idle::Exited | Idle::Blocked { .. })))
+    }
+
+    /// The outcome that a dead service, or the dead one that blocks it, died of.
+    fn failure_of(&self, id: ServiceId) -> Option<Outcome> {
+        let mut id = id;
+        // As many steps as there are services: a chain of blocked ones ends at a failed one.
+        for _ in 0..self.services.len() {
+            let dead = self
+                .instances_of(id)
+                .iter()
+                .find(|instance| matches!(instance.state, State::Idle(Idle::Failed | Idle::Exited | Idle::Blocked { .. })))?;
+            match &dead.state {
+                State::Idle(Idle::Blocked { on }) => id = *on,
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
+                    return dead.last_outcome.clone();
+                }
+            }
+        }
+        None
+    }
+
+    /// The exit code when everything has ended by itself; `None` while something runs, will run, or was stopped by an operator.
+    fn nothing_left(&self) -> Option<i32> {
+        let mut code = 0;
+        let mut wanted = false;
+        for instance in &self.instances {
+            wanted |= instance.desired == Desired::Up;
+            match &instance.state {
+                State::Idle(Idle::Completed) => {}
+                State::Idle(Idle::Exited | Idle::Failed) => {
+                    if let Some(outcome) = &instance.last_outcome {
+                        code = if code == 0 { outcome.exit_code() } else { code };
+                    }
+                }
+                State::Idle(Idle::Blocked { .. }) => {}
+                State::Idle(Idle::Stopped) => {
+                    if instance.runs > 0 {
+                        return None;
+                    }
+                }
+                State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
+                | State::Launching { .. }
+                | State::Starting { .. }
+                | State::Running { .. }
+                | State::Ending(_) => return None,
+            }
+        }
+        wanted.then_some(code)
+    }
+
+    fn stop_what_may_stop(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let (kill_all_at, deadline) = match self.phase {
+            Phase::Stopping { kill_all_at, deadline, .. } => (kill_all_at, deadline),
+            Phase::Draining { .. } => {
+                // Nothing serves any more, so there is nothing to drain.
+                if self.instances.iter().all(Instance::is_idle) {
+                    self.end(0, out);
+                }
+                return;
+            }
+            Phase::Serving | Phase::Ended { .. } => return,
+        };
+        for index in 0..self.instances.len() {
+            let Some(instance) = self.instances.get(index) else { continue };
+            if instance.is_idle() {
+                continue;
+            }
+            let id = instance.id;
+            let Some(entry) = self.services.get(id.service.0) else { continue };
+            let needed = entry.dependents.iter().any(|dependent| self.instances_of(*dependent).iter().any(|other| !other.is_idle()));
+            let ending = matches!(instance.state, State::Ending(_));
+            if needed && !ending {
+                continue;
+            }
+            let service = Arc::clone(&entry.service);
+            let share = self.share(id.service, kill_all_at.since(now));
+            let Some(instance) = self.instances.get_mut(index) else { continue };
+            // One that is ending already only gets less time: others wait for it now.
+            instance.begin_end(now, &service, Cause::Shutdown, service.stop.timeout.min(share), out);
+        }
+        let left = self.instances.iter().filter(|instance| !instance.is_idle()).count();
+        if left == 0 || deadline <= now {
+            self.end(u32::try_from(left).unwrap_or(u32::MAX), out);
+        }
+    }
+
+    /// This service's part of the time that is left, so that those it depends on get theirs: by the grace periods on the longest
+    /// chain of running services below it.
+    fn share(&self, id: ServiceId, left: Duration) -> Duration {
+        let Some(own) = self.service(id).map(|service| service.stop.timeout) else { return left };
+        let below = self.chain_below(id, self.services.len());
+        let whole = own.saturating_add(below);
+        if whole <= left || whole.is_zero() {
+            return own;
+        }
+        left.mul_f64((own.as_secs_f64() / whole.as_secs_f64()).clamp(0.0, 1.0))
+    }
+
+    fn chain_below(&self, id: ServiceId, depth: usize) -> Duration {
+        let Some(depth) = depth.checked_sub(1) else { return Duration::ZERO };
+        let Some(service) = self.service(id) else { return Duration::ZERO };
+        let mut longest = Duration::ZERO;
+        for dependency in &service.depends_on {
+            let on = dependency.service;
+            let runs = self.instances_of(on).iter().any(|instance| !instance.is_idle());
+            let own = if runs { self.service(on).map_or(Duration::ZERO, |service| service.stop.timeout) } else { Duration::ZERO };
+            longest = longest.max(own.saturating_add(self.chain_below(on, depth)));
+        }
+        longest
+    }
+
+    fn end(&mut self, abandoned: u32, out: &mut Vec<Action>) {
+        let Some(why) = self.phase.why().cloned() else { return };
+        let code = exit_code(&why);
+        self.phase = Phase::Ended { why: why.clone() };
+        out.push(Action::Notice(Notice::Over { why, code, abandoned }));
+        out.push(Action::Exit { code });
+    }
+
+    /// Whether every instance has come to rest: ready, completed, down as wanted, or given up.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.instances.iter().all(|instance| match &instance.state {
+            State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Ending(_)
+            | State::Running { not_ready: Some(_), .. } => false,
+            State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. })
+            | State::Running { not_ready: None, .. } => true,
+        })
+    }
+
+    /// What must hold after every step; `Err` says what does not.
+    ///
+    /// # Errors
+    ///
+    /// The broken invariant, in words.
+    pub fn check_invariants(&self, now: Timestamp) -> Result<(), String> {
+        for instance in &self.instances {
+            let name = format!("{:?}", instance.id);
+            if instance.life().is_some_and(|life| life.run != instance.runs) {
+                return Err(format!("{name}: the live run is not the last one"));
+            }
+            if instance.life().is_some_and(|life| life.since > now) {
+                return Err(format!("{name}: begins in the future"));
+            }
+            if instance.deadline().is_some_and(|deadline| deadline <= now) && !matches!(self.phase, Phase::Ended { .. }) {
+                return Err(format!(
+                    "{name}: something was due at {:?} and is not done at {now:?}: {:?}",
+                    instance.deadline(),
+                    instance.state
+                ));
+            }
+            if !matches!(self.phase, Phase::Serving) && matches!(instance.state, State::Idle(Idle::Due { .. } | Idle::Backoff { .. })) {
+                return Err(format!("{name}: waits to start while the stack stops"));
+            }
+            if matches!(self.phase, Phase::Serving) && instance.desired == Desired::Down {
+                let ok = match &instance.state {
+                    State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed) | State::Ending(_) => true,
+                    State::Idle(Idle::Due { .. } | Idle::Backoff { .. } | Idle::Blocked { .. })
+                    | State::Launching { .. }
+                    | State::Starting { .. }
+                    | State::Running { .. } => false,
+                };
+                if !ok {
+                    return Err(format!("{name}: is wanted down and is {:?}", instance.state));
+                }
+            }
+            let entry = self.services.get(instance.id.service.0).ok_or_else(|| format!("{name}: has no service"))?;
+            if entry.service.kind == Kind::Service && matches!(instance.state, State::Idle(Idle::Completed)) {
+                return Err(format!("{name}: completed, but is no job"));
+            }
+        }
+        if let Phase::Stopping { deadline, .. } = self.phase
+            && deadline <= now
+        {
+            return Err(format!("still stopping at {now:?}, after the deadline {deadline:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// firstmate's own exit code.
+fn exit_code(why: &EndCause) -> i32 {
+    match why {
+        EndCause::Asked(_) => 0,
+        EndCause::GaveUp { outcome, .. } | EndCause::EssentialEnded { outcome, .. } | EndCause::Blocked { outcome, .. } => {
+            outcome.exit_code()
+        }
+        EndCause::NothingLeft { code } => *code,
+        EndCause::Killed => 130,
+    }
+}

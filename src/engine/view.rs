@@ -1,0 +1,187 @@
+//! `Engine::status`: what is true now, in the words people read.
+
+use super::event::{InstanceId, RunId};
+use super::instance::{BecomesReady, Desired, Ending, Idle, Instance, State};
+use super::spec::{Condition, Kind, Service};
+use super::stack::{Engine, Phase};
+use super::status::{InstanceStatus, Phase as PhaseName, ServiceStatus, StateName, Status};
+use super::{Cause, EndCause, ServiceId, Timestamp};
+
+impl Engine {
+    /// What is true at `now`. `version` and `pid` are firstmate's own.
+    #[must_use]
+    pub fn status(&self, now: Timestamp, version: &str, pid: u32) -> Status {
+        let phase = match &self.phase {
+            Phase::Serving => PhaseName::Running,
+            Phase::Draining { .. } => PhaseName::Draining,
+            Phase::Stopping { .. } => PhaseName::Stopping,
+            Phase::Ended { .. } => PhaseName::Ended,
+        };
+        // One that was never asked to start is no part of the stack yet.
+        let counts = |service: &Service, instances: &[Instance]| {
+            service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.runs > 0))
+        };
+        let mut ready = phase == PhaseName::Running;
+        let mut started = true;
+        let mut services = Vec::with_capacity(self.services.len());
+        for (index, entry) in self.services.iter().enumerate() {
+            let service = &entry.service;
+            let instances = self.instances_of(ServiceId(index));
+            let is_ready = instances.iter().all(|one| is_ready(service, one));
+            if counts(service, instances) {
+                ready &= is_ready;
+                started &= instances.iter().all(|one| one.been_ready);
+            }
+            let shown: Vec<InstanceStatus> = instances.iter().map(|one| self.instance_status(now, service, one)).collect();
+            let reason = shown.iter().find(|one| !one.ready).map(|one| match &one.why {
+                Some(why) => format!("{} is {}: {why}", one.name, one.state),
+                None => format!("{} is {}", one.name, one.state),
+            });
+            services.push(ServiceStatus {
+                name: service.name.clone(),
+                kind: match service.kind {
+                    Kind::Service => "service".to_owned(),
+                    Kind::Oneshot => "oneshot".to_owned(),
+                },
+                essential: service.essential,
+                ready: is_ready,
+                reason,
+                instances: shown,
+            });
+        }
+        Status {
+            version: version.to_owned(),
+            pid,
+            uptime_ms: millis(now.since(self.began)),
+            phase,
+            ready,
+            live: !self.phase.why().is_some_and(is_beyond_repair),
+            started,
+            stopping_because: self.phase.why().map(|why| self.describe_end(why)),
+            services,
+        }
+    }
+
+    /// `web.1`.
+    #[must_use]
+    pub fn instance_name(&self, id: InstanceId) -> String {
+        format!("{}.{}", self.service(id.service).map_or("?", |service| service.name.as_str()), id.number)
+    }
+
+    fn service_name(&self, id: ServiceId) -> &str {
+        self.service(id).map_or("?", |service| service.name.as_str())
+    }
+
+    fn describe_end(&self, why: &EndCause) -> String {
+        match why {
+            EndCause::Asked(super::ShutdownCause::Signal { signal, .. }) => format!("{signal} was received"),
+            EndCause::Asked(super::ShutdownCause::Command) => "a shutdown was asked for".to_owned(),
+            EndCause::GaveUp { instance, outcome, failures } => {
+                format!("{} was given up after {failures} failed runs; the last: {outcome}", self.instance_name(*instance))
+            }
+            EndCause::EssentialEnded { instance, outcome } => {
+                format!("{} ended and is not to be restarted: {outcome}", self.instance_name(*instance))
+            }
+            EndCause::Blocked { instance, on, outcome } => {
+                format!("{} cannot start, since {} failed: {outcome}", self.instance_name(*instance), self.service_name(*on))
+            }
+            EndCause::NothingLeft { .. } => "everything has ended".to_owned(),
+            EndCause::Killed => "an immediate end was asked for".to_owned(),
+        }
+    }
+
+    fn instance_status(&self, now: Timestamp, service: &Service, instance: &Instance) -> InstanceStatus {
+        let (state, why) = match &instance.state {
+            State::Idle(idle) => self.idle_words(now, service, instance, idle),
+            State::Launching { .. } => (StateName::Starting, Some("its program is being executed".to_owned())),
+            State::Starting { how, .. } => (
+                StateName::Starting,
+                match how {
+                    BecomesReady::BySettling { .. } => None,
+                    BecomesReady::ByProbe { complaint, .. } => complaint.clone(),
+                },
+            ),
+            State::Running { not_ready, complaint, .. } => (StateName::Running, not_ready.clone().or_else(|| complaint.clone())),
+            State::Ending(Ending { cause, .. }) => (
+                StateName::Stopping,
+                match cause {
+                    Cause::Crash => Some("what it left behind is being ended".to_owned()),
+                    Cause::Live => Some("its liveness probe failed".to_owned()),
+                    Cause::StartTimeout => Some("it was not ready in time".to_owned()),
+                    Cause::Operator | Cause::Shutdown => None,
+                },
+            ),
+        };
+        InstanceStatus {
+            name: self.instance_name(instance.id),
+            state,
+            ready: is_ready(service, instance),
+            pid: instance.life().and_then(|life| life.pid),
+            uptime_ms: instance.life().map(|life| millis(now.since(life.since))),
+            run: instance.runs,
+            restarts: instance.restarts,
+            why,
+            last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
+        }
+    }
+
+    fn idle_words(&self, now: Timestamp, service: &Service, instance: &Instance, idle: &Idle) -> (StateName, Option<String>) {
+        let last = instance.last_outcome.as_ref().map(ToString::to_string);
+        match idle {
+            Idle::Stopped => (StateName::Stopped, None),
+            Idle::Due { waits_for } => (
+                StateName::Waiting,
+                waits_for.map(|on| {
+                    let condition = service.depends_on.iter().find(|dependency| dependency.service == on);
+                    let what = match condition.map(|dependency| dependency.condition) {
+                        Some(Condition::Started) => "to be started",
+                        Some(Condition::Ready) | None => "to be ready",
+                        Some(Condition::Completed) => "to complete",
+                    };
+                    format!("for {} {what}", self.service_name(on))
+                }),
+            ),
+            Idle::Backoff { retry_at } => {
+                let wait = retry_at.since(now).as_secs_f64();
+                let after = last.map_or_else(String::new, |last| format!(" after {last}"));
+                (StateName::Backoff, Some(format!("next run in {wait:.1} s{after}")))
+            }
+            Idle::Completed => (StateName::Completed, None),
+            Idle::Exited => (StateName::Exited, last),
+            Idle::Failed => (
+                StateName::Failed,
+                Some(match last {
+                    Some(last) => format!("given up after {} failed runs; the last: {last}", instance.failures),
+                    None => "given up".to_owned(),
+                }),
+            ),
+            Idle::Blocked { on } => (StateName::Failed, Some(format!("{} failed, on which it depends", self.service_name(*on)))),
+        }
+    }
+
+    /// The run's pid, while its main process is known.
+    #[must_use]
+    pub fn pid_of(&self, run: RunId) -> Option<u32> {
+        let instance = self.instance(run.instance)?;
+        (instance.run() == Some(run)).then(|| instance.life().and_then(|life| life.pid)).flatten()
+    }
+}
+
+fn is_ready(service: &Service, instance: &Instance) -> bool {
+    match service.kind {
+        Kind::Service => instance.is_ready(),
+        Kind::Oneshot => matches!(instance.state, State::Idle(Idle::Completed)),
+    }
+}
+
+/// Only a fresh container can mend these; a stop that was asked for is no fault.
+const fn is_beyond_repair(why: &EndCause) -> bool {
+    match why {
+        EndCause::GaveUp { .. } | EndCause::EssentialEnded { .. } | EndCause::Blocked { .. } => true,
+        EndCause::Asked(_) | EndCause::NothingLeft { .. } | EndCause::Killed => false,
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,83 @@
+//! The seeded simulation: the real engine against a fake kernel on virtual time, through random histories.
+//!
+//! `FIRSTMATE_SIM_HISTORIES` sets how many (default: 100,000 in an optimised build, 3,000 otherwise), `FIRSTMATE_SIM_SEED` runs one
+//! seed with its trace. A failure prints the seed and the end of its trace.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test stops at the first surprise"
+)]
+
+mod oracle;
+mod rng;
+mod stacks;
+mod world;
+
+use std::time::Instant;
+
+/// Seeds that failed once: 31608, a second Ctrl-C while draining moved the deadline of the stop.
+const ONCE_FAILED: &[u64] = &[31_608];
+
+#[test]
+fn seeds_that_failed_once() {
+    for &seed in ONCE_FAILED {
+        run(seed);
+    }
+}
+
+#[test]
+fn random_histories_keep_every_invariant() {
+    if let Ok(seed) = std::env::var("FIRSTMATE_SIM_SEED") {
+        let seed = seed.parse().expect("FIRSTMATE_SIM_SEED is a number");
+        match world::history(seed, true) {
+            Ok(summary) => println!("seed {seed}: {summary:?}"),
+            Err(failure) => panic!("seed {seed}: {failure}"),
+        }
+        return;
+    }
+    let histories: u64 = match std::env::var("FIRSTMATE_SIM_HISTORIES") {
+        Ok(number) => number.parse().expect("FIRSTMATE_SIM_HISTORIES is a number"),
+        Err(_) if cfg!(debug_assertions) => 3_000,
+        Err(_) => 100_000,
+    };
+    let began = Instant::now();
+    let mut total = world::Summary::default();
+    for seed in 0..histories {
+        total.add(&run(seed));
+    }
+    println!("{histories} histories in {:.1} s: {total:?}", began.elapsed().as_secs_f64());
+    // A simulation in which nothing happens proves nothing.
+    assert!(total.steps > histories * 20, "{total:?}");
+    for (what, count) in [
+        ("runs", total.runs),
+        ("failed spawns", total.failed_spawns),
+        ("runs with leftovers", total.left_behind),
+        ("lost answers", total.lost_answers),
+        ("commands", total.commands),
+        ("shutdowns", total.shutdowns),
+        ("killed trees", total.killed_trees),
+        ("given up", total.given_up),
+        ("liveness restarts", total.live_failures),
+        ("settled at the end", total.settled),
+    ] {
+        assert!(count > histories / 100, "hardly any {what}: {total:?}");
+    }
+}
+
+fn run(seed: u64) -> world::Summary {
+    match world::history(seed, false) {
+        Ok(summary) => summary,
+        Err(failure) => {
+            let trace = match world::history(seed, true) {
+                Ok(_) => "it does not fail again: the engine is not deterministic".to_owned(),
+                Err(again) => again,
+            };
+            panic!("seed {seed}: {failure}\n{trace}");
+        }
+    }
+}

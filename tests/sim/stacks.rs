@@ -1,0 +1,90 @@
+//! Random but valid files: a few services with random policies on an acyclic graph.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use firstmate::engine::Signal;
+use firstmate::engine::spec::*;
+
+use crate::rng::Chance;
+
+pub fn random(chance: &mut Chance) -> Spec {
+    let count = 1 + chance.below(5) as usize;
+    let mut services: Vec<Service> = Vec::new();
+    for index in 0..count {
+        let kind = if chance.percent(20) { Kind::Oneshot } else { Kind::Service };
+        let mut depends_on = Vec::new();
+        for (earlier, other) in services.iter().enumerate() {
+            if chance.percent(35) {
+                let condition = match other.kind {
+                    Kind::Oneshot => Condition::Completed,
+                    Kind::Service => chance.pick(&[Condition::Started, Condition::Ready]),
+                };
+                depends_on.push(Dependency { service: ServiceId(earlier), condition });
+            }
+        }
+        let signals = match chance.below(4) {
+            0 => vec![Signal::QUIT],
+            1 => vec![Signal::TERM, Signal::INT],
+            _ => vec![Signal::TERM],
+        };
+        services.push(Service {
+            name: format!("s{index}"),
+            kind,
+            instances: 1 + chance.below(3) as u16 / 2,
+            depends_on,
+            autostart: !chance.percent(10),
+            essential: chance.percent(30),
+            restart: match kind {
+                Kind::Oneshot => chance.pick(&[Restart::Never, Restart::Never, Restart::OnFailure]),
+                Kind::Service => chance.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
+            },
+            success_exit_codes: vec![0],
+            backoff: Backoff {
+                initial: Duration::from_millis(chance.pick(&[1, 50, 500])),
+                factor: chance.pick(&[1.0, 1.5, 2.0]),
+                max: Duration::from_millis(chance.pick(&[500, 5_000, 30_000])),
+                jitter: chance.pick(&[0.0, 0.1, 1.0]),
+                reset_after: Duration::from_millis(chance.pick(&[10, 2_000, 30_000])),
+            },
+            give_up_after: chance.pick(&[Some(1), Some(3), Some(10), None]),
+            start_timeout: Duration::from_millis(chance.pick(&[400, 3_000, 60_000])),
+            stop: Stop {
+                signals,
+                timeout: Duration::from_millis(chance.pick(&[0, 100, 3_000, 10_000])),
+                scope: chance.pick(&[Scope::Main, Scope::Group]),
+            },
+            ready: chance.percent(50).then(|| probe(chance)),
+            live: chance.percent(40).then(|| probe(chance)),
+            launch: Launch {
+                command: Command::Argv(vec!["actor".into()]),
+                working_dir: "/".into(),
+                inherit_env: true,
+                env_defaults: BTreeMap::new(),
+                env: BTreeMap::new(),
+                port: None,
+                user: None,
+                group: None,
+                umask: None,
+                nice: None,
+                limits: Vec::new(),
+            },
+        });
+    }
+    Spec {
+        services,
+        stop_timeout: Duration::from_millis(chance.pick(&[500, 4_000, 8_000, 25_000])),
+        drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000])),
+    }
+}
+
+fn probe(chance: &mut Chance) -> Probe {
+    Probe {
+        check: Check::Tcp { host: "127.0.0.1".into(), port: 1 },
+        every: Duration::from_millis(chance.pick(&[100, 1_000, 10_000])),
+        timeout: Duration::from_millis(chance.pick(&[50, 1_000])),
+        failures: 1 + chance.below(3) as u32,
+        successes: 1 + chance.below(2) as u32,
+        initial_delay: Duration::from_millis(chance.pick(&[0, 0, 100])),
+    }
+}

@@ -1,0 +1,444 @@
+//! The fake kernel: processes that start, fail, exit, ignore signals and leave children behind, on virtual time.
+
+use std::collections::{BTreeMap, BinaryHeap};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use firstmate::engine::{
+    Action, Command, Engine, Event, InstanceId, LaunchError, Notice, Outcome, RunId, ShutdownCause, Signal, Spec, Stage, Timestamp, Verb,
+};
+
+use crate::oracle::Oracle;
+use crate::rng::Chance;
+use crate::stacks;
+
+#[derive(Debug, Default, Clone)]
+pub struct Summary {
+    pub steps: u64,
+    pub runs: u64,
+    pub failed_spawns: u64,
+    pub left_behind: u64,
+    pub lost_answers: u64,
+    pub commands: u64,
+    pub shutdowns: u64,
+    pub killed_trees: u64,
+    pub given_up: u64,
+    pub live_failures: u64,
+    pub settled: u64,
+}
+
+impl Summary {
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.runs += other.runs;
+        self.failed_spawns += other.failed_spawns;
+        self.left_behind += other.left_behind;
+        self.lost_answers += other.lost_answers;
+        self.commands += other.commands;
+        self.shutdowns += other.shutdowns;
+        self.killed_trees += other.killed_trees;
+        self.given_up += other.given_up;
+        self.live_failures += other.live_failures;
+        self.settled += other.settled;
+    }
+}
+
+/// What the kernel knows of a run.
+#[derive(Debug, Clone)]
+struct Process {
+    main_alive: bool,
+    /// Other processes of the tree.
+    others: u32,
+    ignores_stop: bool,
+    /// Not even SIGKILL ends it for this long: uninterruptible sleep.
+    stuck_until: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Happening {
+    Tell(Event),
+    /// The main process ends by itself.
+    Die(RunId, Outcome),
+    /// It acts on a stop signal.
+    Obey(RunId, Signal),
+    /// SIGKILL takes effect.
+    Perish(RunId),
+    /// What is left of the tree ends.
+    OthersEnd(RunId),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Planned {
+    at: Timestamp,
+    order: u64,
+    what: Happening,
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+struct World {
+    chance: Chance,
+    engine: Engine,
+    oracle: Oracle,
+    spec: Spec,
+    now: Timestamp,
+    planned: BinaryHeap<Planned>,
+    order: u64,
+    processes: BTreeMap<RunId, Process>,
+    pids: u32,
+    /// From here on nothing goes wrong any more.
+    well_behaved: bool,
+    exited: Option<i32>,
+    out: Vec<Action>,
+    summary: Summary,
+    trace: Option<String>,
+}
+
+/// Plays one history; `Err` says which invariant broke, with the end of the trace if one was wanted.
+pub fn history(seed: u64, trace: bool) -> Result<Summary, String> {
+    let mut chance = Chance::new(seed);
+    let spec = stacks::random(&mut chance);
+    let now = Timestamp::from_nanos(chance.below(1 << 40));
+    let mut world = World {
+        engine: Engine::new(spec.clone(), seed, now),
+        oracle: Oracle::new(&spec),
+        spec,
+        chance,
+        now,
+        planned: BinaryHeap::new(),
+        order: 0,
+        processes: BTreeMap::new(),
+        pids: 1,
+        well_behaved: false,
+        exited: None,
+        out: Vec::new(),
+        summary: Summary::default(),
+        trace: trace.then(String::new),
+    };
+    let result = world.play();
+    if let (Err(_), Some(trace)) = (&result, &world.trace) {
+        let tail: Vec<&str> = trace.lines().rev().take(60).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        return Err(format!(
+            "{}\n{:#?}\n{}",
+            result.unwrap_err(),
+            world.spec.services.iter().map(|s| (&s.name, s.kind, &s.depends_on, s.essential, s.restart, s.instances)).collect::<Vec<_>>(),
+            tail.join("\n")
+        ));
+    }
+    result.map(|()| world.summary)
+}
+
+impl World {
+    fn play(&mut self) -> Result<(), String> {
+        self.step(Event::Tick)?;
+        let events = 5 + self.chance.below(60);
+        let mut stop_asked: Option<Timestamp> = None;
+        for _ in 0..events {
+            if self.exited.is_some() {
+                break;
+            }
+            match self.chance.below(100) {
+                0..=11 => self.random_command()?,
+                12..=13 => {
+                    self.summary.shutdowns += 1;
+                    let cause = if self.chance.percent(50) {
+                        ShutdownCause::Command
+                    } else {
+                        ShutdownCause::Signal { signal: Signal::TERM, sender: None }
+                    };
+                    stop_asked.get_or_insert(self.now);
+                    self.step(Event::Shutdown(cause))?;
+                }
+                14 if stop_asked.is_some() => self.step(Event::KillAll)?,
+                15..=16 => self.stray_event()?,
+                17..=19 => {
+                    // The supervisor was not scheduled for a while, or the machine slept.
+                    self.now = self.now.after(self.chance.clone().wait(Duration::from_secs(3_600)));
+                    self.chance.next();
+                    self.oracle.jumped();
+                    self.step(Event::Tick)?;
+                }
+                _ => {
+                    if !self.advance()? {
+                        break;
+                    }
+                }
+            }
+        }
+        // From any state, in a well-behaved world, everything comes to rest.
+        self.well_behaved = true;
+        for process in self.processes.values_mut() {
+            process.stuck_until = self.now;
+        }
+        if self.exited.is_none() && self.chance.percent(40) {
+            self.summary.shutdowns += 1;
+            self.step(Event::Shutdown(ShutdownCause::Command))?;
+        }
+        let give_up_at = self.now.after(Duration::from_secs(1_200));
+        while self.exited.is_none() && self.now < give_up_at {
+            if self.engine.is_settled() && !self.oracle.is_stopping() {
+                break;
+            }
+            if self.oracle.only_waits_for_the_operator(&self.engine, self.now) {
+                break;
+            }
+            if !self.advance()? {
+                break;
+            }
+        }
+        if self.exited.is_none() {
+            let stuck = !self.engine.is_settled() && !self.oracle.only_waits_for_the_operator(&self.engine, self.now);
+            if stuck || self.oracle.is_stopping() {
+                return Err(format!("stuck: {:#?}", self.engine.status(self.now, "", 1)));
+            }
+            self.summary.settled += 1;
+            // And a stop then still ends everything.
+            self.step(Event::Shutdown(ShutdownCause::Command))?;
+            let mut left = 3_000;
+            while self.exited.is_none() && left > 0 {
+                left -= 1;
+                if !self.advance()? {
+                    break;
+                }
+            }
+            if self.exited != Some(0) {
+                return Err(format!("a stop that was asked for ended with {:?}", self.exited));
+            }
+        }
+        self.oracle.check_accounts()
+    }
+
+    /// The next thing that happens; `false` when nothing is to be expected any more.
+    fn advance(&mut self) -> Result<bool, String> {
+        let deadline = self.engine.next_deadline();
+        let planned = self.planned.peek().map(|next| next.at);
+        let next = match (deadline, planned) {
+            (Some(deadline), Some(planned)) => deadline.min(planned),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => return Ok(false),
+        };
+        self.now = self.now.max(next);
+        if !self.well_behaved && self.chance.percent(10) {
+            // Woken late.
+            let late = self.chance.wait(Duration::from_millis(400));
+            self.now = self.now.after(late);
+            self.oracle.jumped();
+        }
+        if planned.is_some_and(|at| at <= self.now) && !(deadline.is_some_and(|at| at <= self.now) && self.chance.percent(30)) {
+            if let Some(planned) = self.planned.pop() {
+                self.happen(planned.what)?;
+            }
+        } else {
+            self.step(Event::Tick)?;
+        }
+        Ok(true)
+    }
+
+    fn plan(&mut self, wait: Duration, what: Happening) {
+        self.order += 1;
+        self.planned.push(Planned { at: self.now.after(wait), order: self.order, what });
+    }
+
+    fn happen(&mut self, what: Happening) -> Result<(), String> {
+        match what {
+            Happening::Tell(event) => self.step(event),
+            Happening::Die(run, outcome) => self.main_dies(run, outcome),
+            Happening::Obey(run, signal) => {
+                let outcome = match self.chance.below(3) {
+                    0 => Outcome::Exited(0),
+                    1 => Outcome::Exited(128 + signal.number()),
+                    _ => Outcome::Signaled(signal),
+                };
+                self.main_dies(run, outcome)
+            }
+            Happening::Perish(run) => {
+                let Some(process) = self.processes.get_mut(&run) else { return Ok(()) };
+                if process.stuck_until > self.now {
+                    return Ok(());
+                }
+                process.others = 0;
+                if process.main_alive {
+                    return self.main_dies(run, Outcome::Signaled(Signal::KILL));
+                }
+                self.tree_gone(run)
+            }
+            Happening::OthersEnd(run) => {
+                let Some(process) = self.processes.get_mut(&run) else { return Ok(()) };
+                process.others = 0;
+                if process.main_alive { Ok(()) } else { self.tree_gone(run) }
+            }
+        }
+    }
+
+    fn main_dies(&mut self, run: RunId, outcome: Outcome) -> Result<(), String> {
+        let Some(process) = self.processes.get_mut(&run) else { return Ok(()) };
+        if !process.main_alive {
+            return Ok(());
+        }
+        process.main_alive = false;
+        let left_behind = process.others;
+        if left_behind == 0 {
+            self.processes.remove(&run);
+            self.oracle.gone(run);
+        } else {
+            self.summary.left_behind += 1;
+            if self.chance.percent(30) {
+                let wait = self.chance.wait(Duration::from_secs(5));
+                self.plan(wait, Happening::OthersEnd(run));
+            }
+        }
+        self.step(Event::Exited { run, outcome, left_behind })
+    }
+
+    fn tree_gone(&mut self, run: RunId) -> Result<(), String> {
+        self.processes.remove(&run);
+        self.oracle.gone(run);
+        self.step(Event::TreeGone { run })
+    }
+
+    fn random_command(&mut self) -> Result<(), String> {
+        self.summary.commands += 1;
+        let all: Vec<InstanceId> = self.engine.instance_ids().collect();
+        let mut instances: Vec<InstanceId> = all.iter().copied().filter(|_| self.chance.percent(40)).collect();
+        if instances.is_empty() {
+            instances = all;
+        }
+        let verb = self.chance.pick(&[Verb::Start, Verb::Stop, Verb::Restart]);
+        self.oracle.commanded(verb, &instances);
+        self.step(Event::Command(Command { verb, instances }))
+    }
+
+    /// Late and nonsensical news: of runs long gone, of runs that never were.
+    fn stray_event(&mut self) -> Result<(), String> {
+        let all: Vec<InstanceId> = self.engine.instance_ids().collect();
+        let instance = self.chance.pick(&all);
+        let current = self.engine.current_run(instance).map_or(1, |run| run.run);
+        let run = RunId { instance, run: current.wrapping_add(self.chance.pick(&[u32::MAX, 1, 7])) };
+        let event = match self.chance.below(5) {
+            0 => Event::Spawned { run, pid: 1 },
+            1 => Event::Executed { run },
+            2 => Event::Exited { run, outcome: Outcome::Exited(0), left_behind: 0 },
+            3 => Event::TreeGone { run },
+            _ => Event::Probed { run, kind: firstmate::engine::ProbeKind::Ready, number: 1, result: Ok(()) },
+        };
+        self.step(event)
+    }
+
+    fn step(&mut self, event: Event) -> Result<(), String> {
+        self.summary.steps += 1;
+        if let Some(trace) = &mut self.trace {
+            let _ = writeln!(trace, "{:>14.3} {event:?}", self.now.as_nanos() as f64 / 1e6);
+        }
+        self.oracle.told(self.now, &event);
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        self.engine.step(self.now, event, &mut out);
+        for action in &out {
+            if let Some(trace) = &mut self.trace {
+                let _ = writeln!(trace, "{:>14}     {action:?}", "");
+            }
+            self.oracle.acted(self.now, action)?;
+            self.perform(action)?;
+        }
+        self.out = out;
+        self.engine.check_invariants(self.now)?;
+        self.oracle.after_step(self.now, &self.engine)
+    }
+
+    fn perform(&mut self, action: &Action) -> Result<(), String> {
+        if self.exited.is_some() {
+            return Err(format!("an action after the exit: {action:?}"));
+        }
+        match action {
+            Action::Spawn { run } => self.spawn(*run),
+            Action::Signal { run, signal } => {
+                let Some(process) = self.processes.get(run) else {
+                    return Ok(()); // it has ended and the news is on its way
+                };
+                if !process.ignores_stop || self.well_behaved {
+                    let wait = self.chance.wait(Duration::from_secs(3));
+                    let what = if process.main_alive { Happening::Obey(*run, *signal) } else { Happening::OthersEnd(*run) };
+                    self.plan(wait, what);
+                }
+            }
+            Action::KillTree { run } => {
+                self.summary.killed_trees += 1;
+                let wait = self.chance.wait(Duration::from_millis(50));
+                self.plan(wait, Happening::Perish(*run));
+            }
+            Action::Probe { run, kind, number } => {
+                if !self.well_behaved && self.chance.percent(8) {
+                    self.summary.lost_answers += 1;
+                    return Ok(());
+                }
+                let good = self.well_behaved || self.chance.percent(70);
+                let result = if good { Ok(()) } else { Err("refused".to_owned()) };
+                let wait = self.chance.wait(Duration::from_millis(if self.well_behaved { 10 } else { 1_500 }));
+                self.plan(wait, Happening::Tell(Event::Probed { run: *run, kind: *kind, number: *number, result }));
+            }
+            Action::CancelProbes { .. } => {}
+            Action::Notice(notice) => match notice {
+                Notice::GaveUp { .. } => self.summary.given_up += 1,
+                Notice::NotLive { .. } => self.summary.live_failures += 1,
+                _ => {}
+            },
+            Action::Exit { code } => self.exited = Some(*code),
+        }
+        Ok(())
+    }
+
+    fn spawn(&mut self, run: RunId) {
+        self.summary.runs += 1;
+        if !self.well_behaved && self.chance.percent(8) {
+            self.summary.failed_spawns += 1;
+            self.oracle.gone(run);
+            let error = LaunchError { stage: Stage::Fork, errno: 11, detail: String::new() };
+            self.plan(Duration::ZERO, Happening::Tell(Event::Exited { run, outcome: Outcome::SpawnFailed(error), left_behind: 0 }));
+            return;
+        }
+        self.pids += 1;
+        let pid = self.pids;
+        let chaos = !self.well_behaved;
+        let stuck = if chaos && self.chance.percent(2) { self.chance.wait(Duration::from_secs(60)) } else { Duration::ZERO };
+        let process = Process {
+            main_alive: true,
+            others: if chaos && self.chance.percent(25) { 1 + self.chance.below(4) as u32 } else { 0 },
+            ignores_stop: chaos && self.chance.percent(15),
+            stuck_until: self.now.after(stuck),
+        };
+        self.processes.insert(run, process);
+        self.plan(Duration::ZERO, Happening::Tell(Event::Spawned { run, pid }));
+        let exec = if chaos { self.chance.wait(Duration::from_millis(300)) } else { Duration::from_millis(1) };
+        if chaos && self.chance.percent(5) {
+            let error = LaunchError { stage: Stage::Exec, errno: 2, detail: "/nowhere".into() };
+            self.plan(exec, Happening::Die(run, Outcome::SpawnFailed(error)));
+            return;
+        }
+        self.plan(exec, Happening::Tell(Event::Executed { run }));
+        let oneshot = self.spec.services[run.instance.service.0].kind == firstmate::engine::spec::Kind::Oneshot;
+        if oneshot || (chaos && self.chance.percent(50)) {
+            let life = self.chance.wait(Duration::from_secs(40)) + exec;
+            let outcome = if chaos && self.chance.percent(50) {
+                self.chance.pick(&[(1, false), (3, false), (9, true), (37, true), (11, true)])
+            } else {
+                (0, false)
+            };
+            let outcome = match outcome {
+                (number, true) => Outcome::Signaled(Signal::from_number(number).unwrap()),
+                (code, false) => Outcome::Exited(code),
+            };
+            self.plan(life, Happening::Die(run, outcome));
+        }
+    }
+}
