@@ -593,7 +593,7 @@ mod tests {
     use super::*;
     use crate::engine::{InstanceId, ServiceId};
 
-    const REST: &str = "4 3 0 -1 4194560 107 0 0 0 0 0 0 0 20 0 1 0 4242 2940928 219 18446744073709551615";
+    const REST: &str = "4 0 -1 4194560 107 0 0 0 0 0 0 0 20 0 1 0 4242 2940928 219 18446744073709551615";
 
     #[test]
     fn a_name_of_parentheses_and_blanks_does_not_mislead() {
