@@ -1,0 +1,650 @@
+//! The process tree of a run: every process descended from its main process (the leader), also those that daemonised.
+//!
+//! firstmate is PID 1 or a subreaper, so whatever a run leaves behind stays below it, and the topmost survivors of a dead leader are
+//! firstmate's own children. "Is anything left?" is therefore one look at the list of our children: unless somebody unknown is among
+//! them, nothing is left. A child is known to belong to a run
+//!
+//! 1. by having been seen below its leader before (pid and start time are remembered),
+//! 2. by a session that was seen in its tree, beginning with the leader's own,
+//! 3. by the environment variable [`MARKER`] that every run is started with and whatever it starts inherits.
+//!
+//! What none of these tells is a stranger: a process that docker exec started and left behind. A stranger is never signalled. The
+//! marker of a process that has both left the session and overwritten its own environment (as `setproctitle` does) cannot be read, so
+//! a daemon that does so before it was ever looked at is taken for a stranger too: run such programs in the foreground.
+//!
+//! Zombies are not counted: ours are about to be reaped, and those of a living parent are for that parent.
+//!
+//! Before a remembered pid is signalled its start time is read again through a pidfd's pin, so that a pid's next owner is never hit.
+//! The leader needs none of that: until it is reaped, its pid and group cannot be given to anyone.
+//!
+//! What is read is small and in memory (/proc), but /proc/PID/environ is a look into another process's memory: it may
+//! wait where that memory is being swapped in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
+
+use nix::errno::Errno;
+
+use crate::engine::spec::Scope;
+use crate::engine::{RunId, Signal};
+
+/// The environment variable by which descendants of a run are known: `token:web.1:3`, the token being different for each firstmate. When
+/// firstmate itself runs below another, the outer one's value comes first, with a blank between them.
+pub const MARKER: &str = "FIRSTMATE_RUN";
+
+/// More than the kernel lets the arguments and environment of a program be, with its default stack limit.
+const ENVIRONMENT_MAX: u64 = 4 << 20;
+
+/// How often a changing tree is looked at again before the present picture is taken.
+const ROUNDS: usize = 16;
+
+/// All trees of one firstmate.
+#[derive(Debug)]
+pub struct Trees {
+    token: String,
+    outer: Option<OsString>,
+    runs: BTreeMap<RunId, Tree>,
+    /// Leaders that are not reaped, by pid.
+    leaders: BTreeMap<u32, RunId>,
+    probes: BTreeSet<u32>,
+    markers: BTreeMap<Vec<u8>, RunId>,
+    /// Processes seen in a tree, by pid; only one whose start time is still the same is meant.
+    members: BTreeMap<u32, Member>,
+    /// Children of ours that belong to nobody, with their start time.
+    strangers: BTreeMap<u32, u64>,
+    /// Children of ours that were seen dead: they stay so until `died` is called for them.
+    zombies: BTreeSet<u32>,
+    children_files: bool,
+}
+
+#[derive(Debug)]
+struct Tree {
+    leader: u32,
+    leader_lives: bool,
+    /// Start time of the leader; nobody in its tree is older.
+    since: Option<u64>,
+    sessions: BTreeSet<u32>,
+    marker: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Member {
+    run: RunId,
+    started: u64,
+}
+
+/// Who a dead child was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Died {
+    /// The main process of a run. When nobody survives it, the tree is gone.
+    Leader {
+        /// Which run.
+        run: RunId,
+        /// Pids of the living processes it leaves behind.
+        survivors: Vec<u32>,
+    },
+    /// A probe's main process.
+    Probe,
+    /// An orphan that was seen in the tree of this run: ask for its survivors once all the dead are reaped.
+    Member(RunId),
+    /// Any other orphan.
+    Orphan,
+}
+
+/// What became of a signal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Processes, or groups, that got it.
+    pub reached: u32,
+    /// Those that are there and could not be signalled, with the errno: EPERM where a service runs as another user and firstmate is not
+    /// root. Worth a line in the log.
+    pub refused: Vec<(u32, i32)>,
+}
+
+impl Sent {
+    fn add(&mut self, pid: u32, result: Result<(), Errno>) {
+        match result {
+            Ok(()) => self.reached = self.reached.saturating_add(1),
+            // Gone in the meantime: as wished.
+            Err(Errno::ESRCH) => {}
+            Err(errno) => self.refused.push((pid, errno as i32)),
+        }
+    }
+}
+
+impl Trees {
+    /// No runs yet, and a token of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            token: random_token(),
+            outer: std::env::var_os(MARKER),
+            runs: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            probes: BTreeSet::new(),
+            markers: BTreeMap::new(),
+            members: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            zombies: BTreeSet::new(),
+            // Present where the kernel was built with CONFIG_PROC_CHILDREN.
+            children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
+        }
+    }
+
+    /// As if the kernel were built without CONFIG_PROC_CHILDREN: children are found by reading every process of /proc.
+    #[must_use]
+    pub fn without_children_files(mut self) -> Self {
+        self.children_files = false;
+        self
+    }
+
+    /// The value of [`MARKER`] for a run of `instance` (`web.1`), and for its probes.
+    #[must_use]
+    pub fn marker(&self, instance: &str, run: RunId) -> OsString {
+        let mut value = Vec::new();
+        if let Some(outer) = &self.outer {
+            value.extend_from_slice(outer.as_bytes());
+            value.push(b' ');
+        }
+        value.extend_from_slice(&self.own_marker(instance, run));
+        OsString::from_vec(value)
+    }
+
+    fn own_marker(&self, instance: &str, run: RunId) -> Vec<u8> {
+        format!("{}:{instance}:{}", self.token, run.run).into_bytes()
+    }
+
+    /// The run's main process was spawned, as the leader of a session, with the marker in its environment.
+    pub fn started(&mut self, run: RunId, instance: &str, leader: u32) {
+        self.forget(run);
+        // The kernel has just given this number to a child of ours, so it is no longer anything else.
+        self.disown(leader);
+        for tree in self.runs.values_mut() {
+            tree.sessions.remove(&leader);
+        }
+        let marker = self.own_marker(instance, run);
+        self.markers.insert(marker.clone(), run);
+        self.leaders.insert(leader, run);
+        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker });
+    }
+
+    /// A probe was spawned. Until it has died, neither it nor what it started is counted; what it leaves behind is, by its marker.
+    pub fn probe_started(&mut self, pid: u32) {
+        self.disown(pid);
+        self.probes.insert(pid);
+    }
+
+    /// To be called for every dead child, before it is reaped: the leader's survivors are looked for while it still pins its session.
+    pub fn died(&mut self, pid: u32) -> Died {
+        let died = if let Some(&run) = self.leaders.get(&pid) {
+            if let Some(tree) = self.runs.get_mut(&run) {
+                tree.leader_lives = false;
+            }
+            let survivors = self.survivors(run);
+            self.leaders.remove(&pid);
+            Died::Leader { run, survivors }
+        } else if self.probes.remove(&pid) {
+            Died::Probe
+        } else {
+            self.members.get(&pid).map_or(Died::Orphan, |member| Died::Member(member.run))
+        };
+        self.disown(pid);
+        died
+    }
+
+    fn disown(&mut self, pid: u32) {
+        self.members.remove(&pid);
+        self.strangers.remove(&pid);
+        self.zombies.remove(&pid);
+    }
+
+    /// The living processes of the run's tree, without its leader. With nothing left behind this costs one look at our children.
+    ///
+    /// After a drain ask once for each run that waits for its survivors, not after each dead orphan.
+    pub fn survivors(&mut self, run: RunId) -> Vec<u32> {
+        self.look(run).into_iter().map(|process| process.pid).collect()
+    }
+
+    /// Sends a signal to the run: to its main process or that one's group, or to every survivor once the main process is dead.
+    pub fn signal(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        // While parentage still shows who belongs here, remember who does.
+        let members = self.look(run);
+        let mut sent = Sent::default();
+        let Some(tree) = self.runs.get(&run) else { return sent };
+        if tree.leader_lives {
+            sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
+        } else {
+            for process in members {
+                sent.add(process.pid, signal_exactly(process.pid, process.started, signal));
+            }
+        }
+        sent
+    }
+
+    /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
+    pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        let sent = self.signal(run, signal, scope);
+        self.signal(run, Signal::CONT, scope);
+        sent
+    }
+
+    /// SIGKILL to every process of the run's tree, until no new one is seen.
+    pub fn kill_tree(&mut self, run: RunId) -> Sent {
+        let mut sent = Sent::default();
+        let mut done = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let members = self.look(run);
+            if done.is_empty()
+                && let Some(tree) = self.runs.get(&run)
+                && tree.leader_lives
+            {
+                // The whole group at one blow, so that it cannot fork faster than we look.
+                sent.add(tree.leader, signal_leader(tree.leader, Signal::KILL, Scope::Group));
+            }
+            let mut news = done.is_empty();
+            for process in members {
+                if done.insert((process.pid, process.started)) {
+                    news = true;
+                    sent.add(process.pid, signal_exactly(process.pid, process.started, Signal::KILL));
+                }
+            }
+            done.insert((0, 0));
+            if !news {
+                break;
+            }
+        }
+        sent
+    }
+
+    /// The run is over: nothing of it is left, or it is given up.
+    pub fn forget(&mut self, run: RunId) {
+        if let Some(tree) = self.runs.remove(&run) {
+            self.markers.remove(&tree.marker);
+            self.leaders.remove(&tree.leader);
+            self.members.retain(|_, member| member.run != run);
+        }
+    }
+
+    /// Looks at the run's tree, remembers who is in it, and returns the living but for the leader.
+    ///
+    /// Who dies while we look hands its children to firstmate, behind our back: then the picture is taken again.
+    fn look(&mut self, run: RunId) -> Vec<Process> {
+        let mut found = Vec::new();
+        let mut dead = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let known_dead = dead.len();
+            found = self.look_once(run, &mut dead);
+            if dead.len() == known_dead {
+                break;
+            }
+        }
+        for (&pid, member) in self.members.iter().filter(|(_, member)| member.run == run) {
+            if !found.iter().any(|process| process.pid == pid)
+                && let Some(stat) = read_stat(pid)
+                && stat.lives
+                && stat.started == member.started
+            {
+                found.push(Process { pid, started: stat.started, session: stat.session });
+            }
+        }
+        self.members.retain(|_, member| member.run != run);
+        self.members.extend(found.iter().map(|process| (process.pid, Member { run, started: process.started })));
+        if let Some(tree) = self.runs.get_mut(&run) {
+            // A session number that nobody in the tree has any more may be given to anyone.
+            tree.sessions = found.iter().map(|process| process.session).collect();
+            if tree.leader_lives {
+                tree.sessions.insert(tree.leader);
+            }
+        }
+        found
+    }
+
+    fn look_once(&mut self, run: RunId, dead: &mut BTreeSet<u32>) -> Vec<Process> {
+        let Some(tree) = self.runs.get(&run) else { return Vec::new() };
+        let (leader, leader_lives) = (tree.leader, tree.leader_lives);
+        let mut kin = if self.children_files { Kin::Files } else { Kin::scan() };
+        let own = std::process::id();
+        let mut queue = Vec::new();
+        for child in kin.children(own) {
+            let known = self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child);
+            if !known && self.owner(child, dead) == Some(run) {
+                queue.push(child);
+            }
+        }
+        if leader_lives {
+            queue.push(leader);
+        }
+        let mut seen = BTreeSet::from([own]);
+        let mut found = Vec::new();
+        while let Some(pid) = queue.pop() {
+            if !seen.insert(pid) {
+                continue;
+            }
+            // Children first: if it still lives afterwards, the list was whole.
+            let children = kin.children(pid);
+            match read_stat(pid) {
+                // Its parent is one we came by, or it was orphaned meanwhile and is ours now.
+                Some(stat) if stat.lives && seen.contains(&stat.ppid) => {
+                    if !leader_lives || pid != leader {
+                        found.push(Process { pid, started: stat.started, session: stat.session });
+                    }
+                    queue.extend(children);
+                }
+                _ => drop(dead.insert(pid)),
+            }
+        }
+        found
+    }
+
+    /// Which run a child of ours belongs to that is neither leader nor probe.
+    fn owner(&mut self, pid: u32, dead: &mut BTreeSet<u32>) -> Option<RunId> {
+        let Some(stat) = read_stat(pid).filter(|stat| stat.lives) else {
+            self.zombies.insert(pid);
+            dead.insert(pid);
+            return None;
+        };
+        if let Some(member) = self.members.get(&pid)
+            && member.started == stat.started
+        {
+            return Some(member.run);
+        }
+        if self.strangers.get(&pid) == Some(&stat.started) {
+            return None;
+        }
+        // A session leader that was not seen before has the number of a session that is no more.
+        if stat.session != pid
+            && let Some(run) = self.run_of_session(stat.session, stat.started)
+        {
+            return Some(run);
+        }
+        match self.read_marker(pid) {
+            Mark::Of(run) => Some(run),
+            // While a program is being executed its environment is empty for a moment: ask again next time.
+            Mark::Unreadable => None,
+            Mark::None => {
+                self.strangers.insert(pid, stat.started);
+                None
+            }
+        }
+    }
+
+    fn run_of_session(&mut self, session: u32, started: u64) -> Option<RunId> {
+        let (&run, tree) = self.runs.iter_mut().find(|(_, tree)| tree.sessions.contains(&session))?;
+        // Once the leader is reaped its pid tells nothing any more.
+        if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
+            tree.since = read_stat(tree.leader).map(|stat| stat.started);
+        }
+        tree.since.is_none_or(|since| since <= started).then_some(run)
+    }
+
+    fn read_marker(&self, pid: u32) -> Mark {
+        let mut environment = Vec::new();
+        let read = open_environment(pid).and_then(|file| file.take(ENVIRONMENT_MAX).read_to_end(&mut environment));
+        if read.is_err() || environment.iter().all(|&byte| byte == 0) {
+            return Mark::Unreadable;
+        }
+        environment
+            .split(|&byte| byte == 0)
+            .filter_map(|entry| entry.strip_prefix(MARKER.as_bytes())?.strip_prefix(b"="))
+            .flat_map(|value| value.split(|&byte| byte == b' '))
+            .find_map(|marker| self.markers.get(marker))
+            .map_or(Mark::None, |&run| Mark::Of(run))
+    }
+}
+
+impl Default for Trees {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+enum Mark {
+    Of(RunId),
+    None,
+    Unreadable,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Process {
+    pid: u32,
+    started: u64,
+    session: u32,
+}
+
+fn random_token() -> String {
+    let mut bytes = [0_u8; 8];
+    // SAFETY: `bytes` has room for its own length.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
+    if usize::try_from(got) != Ok(bytes.len()) {
+        // A machine that has just booted has no randomness yet. It need not be secret, only different from another firstmate's.
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let [.., a, b, c, d, e, f, g, h] = (now ^ u128::from(std::process::id()).wrapping_shl(40)).to_be_bytes();
+        bytes = [a, b, c, d, e, f, g, h];
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Who is whose child.
+enum Kin {
+    /// Asked of the kernel, process by process.
+    Files,
+    /// All of /proc, read once.
+    Scanned(BTreeMap<u32, Vec<u32>>),
+}
+
+impl Kin {
+    fn scan() -> Self {
+        let mut by_parent: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for pid in numbers_in("/proc") {
+            if let Some(stat) = read_stat(pid) {
+                by_parent.entry(stat.ppid).or_default().push(pid);
+            }
+        }
+        Self::Scanned(by_parent)
+    }
+
+    fn children(&mut self, pid: u32) -> Vec<u32> {
+        match self {
+            Self::Scanned(by_parent) => by_parent.get(&pid).cloned().unwrap_or_default(),
+            Self::Files => {
+                let mut children = Vec::new();
+                let mut text = Vec::new();
+                // Each thread has the children it forked; see proc_tid_children(5).
+                for thread in numbers_in(&format!("/proc/{pid}/task")) {
+                    text.clear();
+                    if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| file.read_to_end(&mut text)).is_ok() {
+                        children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+                    }
+                }
+                children
+            }
+        }
+    }
+}
+
+fn numbers_in(directory: &str) -> Vec<u32> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    entries.filter_map(|entry| parse_number(entry.ok()?.file_name().as_bytes())).collect()
+}
+
+fn parse_number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+/// What matters of /proc/PID/stat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    ppid: u32,
+    session: u32,
+    /// Clock ticks after boot: with the pid, the identity of a process.
+    started: u64,
+    lives: bool,
+}
+
+fn read_stat(pid: u32) -> Option<Stat> {
+    let mut buffer = [0_u8; 1024];
+    let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer)).ok()?;
+    parse_stat(buffer.get(..length)?)
+}
+
+/// See proc_pid_stat(5). The name in parentheses may hold anything, parentheses too; after it there are only letters and numbers.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = text.get(end_of_name.checked_add(2)?..)?.split(|&byte| byte == b' ');
+    let state = fields.next()?;
+    let ppid = parse_number(fields.next()?)?;
+    let session = parse_number(fields.nth(1)?)?;
+    // From field 6 on to number 20, the threads, and number 22, the start.
+    let threads: u32 = parse_number(fields.nth(13)?)?;
+    let started = parse_number(fields.nth(1)?)?;
+    // A main thread that has ended looks like a zombie while other threads of the process go on.
+    let lives = !matches!(state, b"Z" | b"X" | b"x") || threads > 1;
+    Some(Stat { ppid, session, started, lives })
+}
+
+/// Opens /proc/PID/environ, if need be as the process's own user.
+///
+/// Under docker's default capabilities root may not look into the memory of other users' processes (there is no CAP_SYS_PTRACE), but
+/// those users may; see "Ptrace access mode checking" in ptrace(2). The file-system ids are this thread's alone.
+fn open_environment(pid: u32) -> io::Result<File> {
+    let path = format!("/proc/{pid}/environ");
+    let refused = match File::open(&path) {
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
+        result => return result,
+    };
+    // The directory belongs to the process's user; to root where the process let nobody look, and then there is no way.
+    let owner = std::fs::metadata(format!("/proc/{pid}"))?;
+    if owner.uid() == nix::unistd::geteuid().as_raw() {
+        return Err(refused);
+    }
+    // SAFETY: numbers and one pointer to an int. The ids are set back to what they were before anything else is done. Changing them
+    // clears both the dumpable flag and the parent-death signal of this process (see prctl(2)), so these are set back too.
+    unsafe {
+        let dumpable = libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0);
+        let mut death_signal: libc::c_int = 0;
+        libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut death_signal, 0, 0, 0);
+        let group = libc::syscall(libc::SYS_setfsgid, owner.gid());
+        let user = libc::syscall(libc::SYS_setfsuid, owner.uid());
+        let result = File::open(&path);
+        libc::syscall(libc::SYS_setfsuid, user);
+        libc::syscall(libc::SYS_setfsgid, group);
+        libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(dumpable), 0, 0, 0);
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_long::from(death_signal), 0, 0, 0);
+        result
+    }
+}
+
+fn errno_of(result: impl Into<i64>) -> Result<(), Errno> {
+    if result.into() == -1 { Err(Errno::last()) } else { Ok(()) }
+}
+
+fn kill(pid: i32, signal: Signal) -> Result<(), Errno> {
+    // SAFETY: numbers only.
+    errno_of(unsafe { libc::kill(pid, signal.number()) })
+}
+
+/// The leader is a child of ours that is not reaped, so its pid and group are its own.
+fn signal_leader(leader: u32, signal: Signal, scope: Scope) -> Result<(), Errno> {
+    // 0 and 1 would be our own group, and everybody.
+    let Some(pid) = i32::try_from(leader).ok().filter(|&pid| pid > 1) else { return Err(Errno::ESRCH) };
+    if scope == Scope::Main {
+        return kill(pid, signal);
+    }
+    match kill(pid.saturating_neg(), signal) {
+        // Just forked: it has not made its group yet.
+        Err(Errno::ESRCH) => kill(pid, signal),
+        result => result,
+    }
+}
+
+/// To this process and to no later owner of its pid.
+fn signal_exactly(pid: u32, started: u64, signal: Signal) -> Result<(), Errno> {
+    let Some(number) = i32::try_from(pid).ok().filter(|&pid| pid > 1) else { return Err(Errno::ESRCH) };
+    // SAFETY: numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, number, 0) };
+    let pin = match i32::try_from(fd) {
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        Ok(fd) if fd >= 0 => Some(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ if Errno::last() == Errno::ESRCH => return Err(Errno::ESRCH),
+        // Before Linux 5.3, or refused by a seccomp profile, or out of descriptors.
+        _ => None,
+    };
+    if read_stat(pid).is_none_or(|stat| stat.started != started) {
+        return Err(Errno::ESRCH);
+    }
+    if let Some(pin) = pin {
+        // SAFETY: no siginfo is given, the rest are numbers.
+        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pin.as_raw_fd(), signal.number(), std::ptr::null::<libc::siginfo_t>(), 0) };
+        match errno_of(result) {
+            Err(Errno::ENOSYS) => {}
+            result => return result,
+        }
+    }
+    kill(number, signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{InstanceId, ServiceId};
+
+    const REST: &str = "4 0 -1 4194560 107 0 0 0 0 0 0 0 20 0 1 0 4242 2940928 219 18446744073709551615";
+
+    #[test]
+    fn a_name_of_parentheses_and_blanks_does_not_mislead() {
+        for name in ["sh", "a) R (b", ")", "((", "a) Z 1 1 1 1", "x\n) S 1", ""] {
+            let stat = parse_stat(format!("12 ({name}) S 7 5 {REST}\n").as_bytes());
+            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true }), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_zombie_lives_only_through_its_other_threads() {
+        let lives = |state: &str, threads: &str| {
+            let rest = REST.replace(" 20 0 1 0 ", &format!(" 20 0 {threads} 0 "));
+            parse_stat(format!("12 (x) {state} 7 5 {rest}").as_bytes()).map(|stat| stat.lives)
+        };
+        assert_eq!(lives("Z", "0"), Some(false));
+        assert_eq!(lives("Z", "1"), Some(false));
+        assert_eq!(lives("Z", "3"), Some(true));
+        assert_eq!(lives("T", "1"), Some(true));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_text_is_no_process() {
+        let whole = format!("12 (x) S 7 5 {REST}");
+        assert!(parse_stat(whole.as_bytes()).is_some());
+        let start = whole.find("4242").unwrap();
+        for length in 0..=start {
+            assert_eq!(parse_stat(&whole.as_bytes()[..length]), None, "{length}");
+        }
+        assert_eq!(parse_stat(b"12 (x) S -7 5 4 3"), None);
+    }
+
+    #[test]
+    fn a_remembered_pid_with_another_start_is_somebody_else() {
+        let own = std::process::id();
+        let started = read_stat(own).unwrap().started;
+        let nothing = Signal::from_number(libc::SIGCONT).unwrap();
+        assert_eq!(signal_exactly(own, started, nothing), Ok(()));
+        assert_eq!(signal_exactly(own, started + 1, nothing), Err(Errno::ESRCH));
+        assert_eq!(signal_exactly(0, 0, nothing), Err(Errno::ESRCH));
+        assert_eq!(signal_exactly(u32::MAX, 0, nothing), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn a_marker_names_token_instance_and_run() {
+        let trees = Trees { outer: None, ..Trees::new() };
+        let run = RunId { instance: InstanceId { service: ServiceId(0), number: 1 }, run: 3 };
+        let marker = trees.marker("web.1", run).into_string().unwrap();
+        assert_eq!(marker, format!("{}:web.1:3", trees.token));
+        assert_ne!(Trees::new().token, trees.token);
+        let nested = Trees { outer: Some("abc:x.1:1".into()), ..trees };
+        assert_eq!(nested.marker("web.1", run).into_string().unwrap(), format!("abc:x.1:1 {marker}"));
+    }
+}
