@@ -291,7 +291,7 @@ impl<T: Copy> Streams<T> {
         let number = u64::try_from(index).ok().filter(|&number| number <= INDEX_MASK).ok_or(Errno::ENFILE)?;
         self.generation = self.generation.wrapping_add(1);
         let token = u64::from(self.class) << CLASS_SHIFT | u64::from(self.generation) << GENERATION_SHIFT | number;
-        self.poller.add(&reader, token, Interest::Read)?;
+        self.poller.add(&reader, token, Interest::ReadOnce)?;
         if self.buffer.capacity() == 0 {
             self.buffer.reserve_exact(READ_BUFFER);
         }
@@ -326,7 +326,12 @@ impl<T: Copy> Streams<T> {
         let slot = self.slots.get_mut(index)?.as_mut()?;
         let tag = slot.tag;
         match slot.reader.read(&mut self.buffer, &mut |piece| emit(tag, piece)) {
-            Reading::Open => None,
+            Reading::Open => {
+                // Always, also when the read seems to have emptied the pipe: that it did is only likely. The descriptor is open and was
+                // added, so there is no error to come.
+                let _rearmed = self.poller.modify(&slot.reader, token, Interest::ReadOnce);
+                None
+            }
             Reading::Ended => self.take(index).map(|slot| slot.tag),
         }
     }

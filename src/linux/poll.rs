@@ -5,6 +5,9 @@
 //! any amount and is told again; the kernel moves a descriptor it reported to the end of its list, so a flood on one
 //! pipe cannot keep the others from being reported.
 //!
+//! The order of arrival needs one thing more, [`Interest::ReadOnce`]: a descriptor once reported stays in the kernel's list, at
+//! its old place, until a later wait finds it empty, and what arrives before that wait is reported in that old order.
+//!
 //! Invariant: tokio is told "not ready" only after an `epoll_wait` that found nothing. tokio listens edge-triggered, and a
 //! descriptor that was reported and is still readable makes no new edge.
 
@@ -25,6 +28,9 @@ pub const BATCH: usize = 64;
 pub enum Interest {
     /// Something to read, or end of file.
     Read,
+    /// As `Read`, but reported once; `modify` with the same interest asks for the next report, which is due at once when there
+    /// is more. Descriptors waited for like this are reported in the order in which something arrived at them.
+    ReadOnce,
     /// Room to write.
     Write,
 }
@@ -33,6 +39,7 @@ impl Interest {
     fn flags(self) -> EpollFlags {
         match self {
             Self::Read => EpollFlags::EPOLLIN,
+            Self::ReadOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT,
             Self::Write => EpollFlags::EPOLLOUT,
         }
     }
@@ -240,6 +247,26 @@ mod tests {
                 assert_eq!(tokens(&poller).await, [round % 3]);
                 pipes[token].0.read_exact(&mut one).unwrap();
             }
+        });
+    }
+
+    #[test]
+    fn what_is_waited_for_once_is_reported_once_until_asked_again() {
+        block_on(async {
+            let poller = Poller::new().unwrap();
+            let (reader, mut writer) = io::pipe().unwrap();
+            poller.add(&reader, 5, Interest::ReadOnce).unwrap();
+            writer.write_all(b"x").unwrap();
+            assert_eq!(tokens(&poller).await, [5]);
+            writer.write_all(b"y").unwrap();
+            let mut batch = Vec::new();
+            poller.try_ready(&mut batch).unwrap();
+            assert_eq!(batch, []);
+            poller.modify(&reader, 5, Interest::ReadOnce).unwrap();
+            assert_eq!(tokens(&poller).await, [5], "what came meanwhile is not lost");
+            drop(writer);
+            poller.modify(&reader, 5, Interest::ReadOnce).unwrap();
+            assert_eq!(tokens(&poller).await, [5]);
         });
     }
 
