@@ -1,0 +1,375 @@
+//! The prefix format: `TIME NAME STREAM | text`.
+//!
+//! For a terminal: local time to the second, names padded, colours in the order foreman gives them. For anything else: UTC to the
+//! millisecond (RFC 3339), one blank between words, no escape sequence of ours. `|` becomes `+` where a line goes on that was
+//! too long to be kept whole.
+//!
+//! A line is rendered into a buffer that the caller reuses; the time's text is made once a second. Nothing is allocated per line.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Which of a service's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// How much a line of firstmate's own matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// As expected. Not named in the line.
+    Info,
+    /// Something went wrong and is being dealt with.
+    Warn,
+    /// Something is beyond repair.
+    Error,
+}
+
+/// firstmate's own name in the second column. An instance's always has a dot, so nobody else has it.
+const OWN_NAME: &str = "firstmate";
+
+/// What foreman uses, in its order: cyan yellow green magenta red blue, then the same bright.
+const COLOURS: [&[u8]; 12] = [
+    b"\x1b[36m",
+    b"\x1b[33m",
+    b"\x1b[32m",
+    b"\x1b[35m",
+    b"\x1b[31m",
+    b"\x1b[34m",
+    b"\x1b[36;1m",
+    b"\x1b[33;1m",
+    b"\x1b[32;1m",
+    b"\x1b[35;1m",
+    b"\x1b[31;1m",
+    b"\x1b[34;1m",
+];
+const BOLD: &[u8] = b"\x1b[1m";
+const RESET: &[u8] = b"\x1b[0m";
+const ESCAPE: u8 = 0x1b;
+const SHIFT_OUT: u8 = 0x0e;
+const SHIFT_IN: u8 = 0x0f;
+/// Width of the third column on a terminal: that of `error`.
+const STREAM_WIDTH: usize = 5;
+
+/// How lines look, with the text of the present second.
+#[derive(Debug, Clone)]
+pub struct Format {
+    terminal: bool,
+    colour: bool,
+    name_width: usize,
+    /// Seconds since 1970 that `text` stands for.
+    second: Option<u64>,
+    /// `2026-01-02T03:04:05` or `03:04:05`.
+    text: Vec<u8>,
+}
+
+/// Whether the environment asks for no colour: NO_COLOR is set and not empty (no-color.org), or TERM is `dumb`.
+#[must_use]
+pub fn no_colour_wanted(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    no_color.is_some_and(|value| !value.is_empty()) || term.is_some_and(|value| value == "dumb")
+}
+
+impl Format {
+    /// The format for where the lines go: a terminal or not, and whether colour is unwanted there.
+    #[must_use]
+    pub fn detect(is_terminal: bool, no_colour: bool) -> Self {
+        Self { terminal: is_terminal, colour: is_terminal && !no_colour, name_width: OWN_NAME.len(), second: None, text: Vec::new() }
+    }
+
+    /// Pads every name to the longest of `names` (in bytes; names are ASCII). Only a terminal's lines are padded.
+    pub fn fit_names<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        self.name_width = names.into_iter().map(str::len).fold(OWN_NAME.len(), usize::max);
+    }
+
+    /// Appends a line a service wrote, line feed included. `order` is the service's place in the file, for its colour.
+    /// `continued`: it goes on where the stream's last line was cut.
+    #[expect(clippy::too_many_arguments, reason = "one line is made of these and nothing keeps them together")]
+    pub fn service_line(
+        &mut self,
+        out: &mut Vec<u8>,
+        now: SystemTime,
+        name: &str,
+        order: usize,
+        stream: Stream,
+        text: &[u8],
+        continued: bool,
+    ) {
+        let colour = COLOURS.get(order % COLOURS.len()).copied().unwrap_or_default();
+        let stream: &[u8] = match stream {
+            Stream::Out => b"out",
+            Stream::Err => b"err",
+        };
+        self.prefix(out, now, name, stream, if continued { b'+' } else { b'|' }, colour);
+        out.extend_from_slice(text);
+        if self.terminal {
+            self.make_harmless(out, text);
+        }
+        out.push(b'\n');
+    }
+
+    /// What `text` did to the terminal must not show in the next line: colours, a character set, a sequence left unfinished (which
+    /// would eat the next line's first characters, and which an ESC begins anew).
+    fn make_harmless(&self, out: &mut Vec<u8>, text: &[u8]) {
+        if text.contains(&ESCAPE) {
+            out.extend_from_slice(RESET);
+        }
+        if text.contains(&SHIFT_OUT) {
+            out.push(SHIFT_IN);
+        }
+    }
+
+    /// Appends a line of firstmate's own, line feed included. Control characters in `text`, which may quote what others said, are
+    /// shown escaped, so that it stays one line.
+    pub fn own_line(&mut self, out: &mut Vec<u8>, now: SystemTime, level: Level, text: &str) {
+        let (word, colour): (&[u8], &[u8]) = match level {
+            Level::Info => (b"", BOLD),
+            Level::Warn => (b"warn", b"\x1b[33;1m"),
+            Level::Error => (b"error", b"\x1b[31;1m"),
+        };
+        self.prefix(out, now, OWN_NAME, word, b'|', colour);
+        for character in text.chars() {
+            if character.is_control() {
+                out.extend(character.escape_default().map(|escaped| u8::try_from(escaped).unwrap_or(b'?')));
+            } else {
+                out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+            }
+        }
+        out.push(b'\n');
+    }
+
+    fn prefix(&mut self, out: &mut Vec<u8>, now: SystemTime, name: &str, word: &[u8], bar: u8, colour: &[u8]) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.tell_second(since.as_secs());
+        if self.colour {
+            out.extend_from_slice(colour);
+        }
+        out.extend_from_slice(&self.text);
+        if !self.terminal {
+            let millis = since.subsec_millis();
+            out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+        }
+        out.push(b' ');
+        out.extend_from_slice(name.as_bytes());
+        if self.terminal {
+            pad(out, self.name_width.saturating_sub(name.len()));
+        }
+        if self.terminal || !word.is_empty() {
+            out.push(b' ');
+        }
+        out.extend_from_slice(word);
+        if self.terminal {
+            pad(out, STREAM_WIDTH.saturating_sub(word.len()));
+        }
+        out.extend_from_slice(&[b' ', bar]);
+        if self.colour {
+            out.extend_from_slice(RESET);
+        }
+        out.push(b' ');
+    }
+
+    fn tell_second(&mut self, second: u64) {
+        if self.second == Some(second) {
+            return;
+        }
+        self.second = Some(second);
+        self.text.clear();
+        // Writing to a Vec cannot fail.
+        let _written = if self.terminal {
+            let (hour, minute, second) = local_time(second);
+            write!(self.text, "{hour:02}:{minute:02}:{second:02}")
+        } else {
+            let (year, month, day) = civil_from_days(second / 86_400);
+            let (hour, minute, second) = clock(second);
+            write!(self.text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+        };
+    }
+}
+
+fn pad(out: &mut Vec<u8>, count: usize) {
+    out.resize(out.len().saturating_add(count), b' ');
+}
+
+fn digit(number: u32) -> u8 {
+    b'0'.saturating_add(u8::try_from(number % 10).unwrap_or_default())
+}
+
+fn clock(second: u64) -> (u64, u64, u64) {
+    (second / 3600 % 24, second / 60 % 60, second % 60)
+}
+
+/// Year, month and day of a number of days since 1970-01-01 in the Gregorian calendar: Howard Hinnant's `civil_from_days`
+/// ("chrono-Compatible Low-Level Date Algorithms"), for days that are not negative.
+fn civil_from_days(days: u64) -> (u64, u64, u64) {
+    // The year begins in March here, so that a leap day is its last.
+    let shifted = days.saturating_add(719_468);
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (year_of_era + era * 400 + year, month, day)
+}
+
+/// Hour, minute and second by the time zone of the environment (TZ, /etc/localtime); UTC where there is none.
+fn local_time(second: u64) -> (u64, u64, u64) {
+    let Ok(time) = libc::time_t::try_from(second) else { return clock(second) };
+    let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to live values of the right types, and localtime_r(3) keeps neither.
+    let filled = unsafe { !libc::localtime_r(&raw const time, parts.as_mut_ptr()).is_null() };
+    if !filled {
+        return clock(second);
+    }
+    // SAFETY: zeroed is a valid `tm`, and localtime_r has filled it.
+    let parts = unsafe { parts.assume_init() };
+    let part = |number: libc::c_int| u64::try_from(number).unwrap_or_default();
+    (part(parts.tm_hour), part(parts.tm_min), part(parts.tm_sec))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(second: u64, millis: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(second * 1000 + millis)
+    }
+
+    const NEW_YEARS_EVE: u64 = 1_798_761_599; // 2026-12-31T23:59:59Z, as `date -u -d @1798761599` has it
+
+    fn plain() -> Format {
+        Format::detect(false, false)
+    }
+
+    fn service(format: &mut Format, text: &[u8], continued: bool) -> String {
+        let mut out = Vec::new();
+        format.service_line(&mut out, at(NEW_YEARS_EVE, 7), "web.1", 0, Stream::Out, text, continued);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn own(format: &mut Format, level: Level, text: &str) -> String {
+        let mut out = Vec::new();
+        format.own_line(&mut out, at(NEW_YEARS_EVE, 999), level, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// The local clock text of that second, as the C library's strftime has it.
+    fn local_text() -> String {
+        let (hour, minute, second) = local_time(NEW_YEARS_EVE);
+        format!("{hour:02}:{minute:02}:{second:02}")
+    }
+
+    #[test]
+    fn a_line_not_for_a_terminal_is_utc_and_bare() {
+        let mut format = plain();
+        format.fit_names(["a-very-long-name.1"]);
+        assert_eq!(service(&mut format, b"hello", false), "2026-12-31T23:59:59.007Z web.1 out | hello\n");
+        assert_eq!(service(&mut format, b"", false), "2026-12-31T23:59:59.007Z web.1 out | \n");
+        assert_eq!(service(&mut format, b"rest", true), "2026-12-31T23:59:59.007Z web.1 out + rest\n");
+        assert_eq!(service(&mut format, b"\x1b[31mred", false), "2026-12-31T23:59:59.007Z web.1 out | \x1b[31mred\n");
+        let mut out = Vec::new();
+        format.service_line(&mut out, at(NEW_YEARS_EVE + 1, 120), "db.12", 3, Stream::Err, b"\xff\0", false);
+        assert_eq!(out, b"2027-01-01T00:00:00.120Z db.12 err | \xff\0\n");
+    }
+
+    #[test]
+    fn own_lines_name_only_what_is_wrong() {
+        let mut format = plain();
+        assert_eq!(own(&mut format, Level::Info, "hello"), "2026-12-31T23:59:59.999Z firstmate | hello\n");
+        assert_eq!(own(&mut format, Level::Warn, "hello"), "2026-12-31T23:59:59.999Z firstmate warn | hello\n");
+        assert_eq!(own(&mut format, Level::Error, "hello"), "2026-12-31T23:59:59.999Z firstmate error | hello\n");
+    }
+
+    #[test]
+    fn own_lines_stay_one_line_whatever_they_quote() {
+        let text = "probe said: 500\r\n\u{1b}[2J\u{9b}1A\0 \u{e4}\u{1f6a2}\t.";
+        assert_eq!(
+            own(&mut plain(), Level::Info, text),
+            "2026-12-31T23:59:59.999Z firstmate | probe said: 500\\r\\n\\u{1b}[2J\\u{9b}1A\\u{0} \u{e4}\u{1f6a2}\\t.\n"
+        );
+    }
+
+    #[test]
+    fn a_terminal_gets_local_time_columns_and_foremans_colours() {
+        let time = local_text();
+        let mut format = Format::detect(true, false);
+        format.fit_names(["web.1", "php-fpm.10"]);
+        assert_eq!(service(&mut format, b"hello", false), format!("\x1b[36m{time} web.1      out   |\x1b[0m hello\n"));
+        assert_eq!(own(&mut format, Level::Info, "hello"), format!("\x1b[1m{time} firstmate        |\x1b[0m hello\n"));
+        assert_eq!(own(&mut format, Level::Error, "hello"), format!("\x1b[31;1m{time} firstmate  error |\x1b[0m hello\n"));
+        let colours: Vec<String> = (0..13)
+            .map(|order| {
+                let mut out = Vec::new();
+                format.service_line(&mut out, at(0, 0), "web.1", order, Stream::Out, b"", false);
+                let text = String::from_utf8(out).unwrap();
+                text[2..text.find('m').unwrap()].to_owned()
+            })
+            .collect();
+        assert_eq!(colours, ["36", "33", "32", "35", "31", "34", "36;1", "33;1", "32;1", "35;1", "31;1", "34;1", "36"]);
+    }
+
+    #[test]
+    fn no_colour_leaves_time_and_columns() {
+        let time = local_text();
+        let mut format = Format::detect(true, true);
+        assert_eq!(service(&mut format, b"hello", false), format!("{time} web.1     out   | hello\n"));
+        assert_eq!(own(&mut format, Level::Warn, "hello"), format!("{time} firstmate warn  | hello\n"));
+        let env = |text: &'static str| Some(OsStr::new(text));
+        assert!(no_colour_wanted(env("1"), env("xterm")));
+        assert!(!no_colour_wanted(env(""), env("xterm")));
+        assert!(!no_colour_wanted(None, None));
+        assert!(no_colour_wanted(None, env("dumb")));
+    }
+
+    #[test]
+    fn what_a_line_does_to_a_terminal_ends_with_it() {
+        let mut format = Format::detect(true, true);
+        let text = |format: &mut Format, text: &[u8]| service(format, text, false).split_once("| ").unwrap().1.to_owned();
+        assert_eq!(text(&mut format, b"plain"), "plain\n");
+        assert_eq!(text(&mut format, b"\x1b[31mred"), "\x1b[31mred\x1b[0m\n");
+        assert_eq!(text(&mut format, b"cut off \x1b["), "cut off \x1b[\x1b[0m\n");
+        assert_eq!(text(&mut format, b"\x0eboxes"), "\x0eboxes\x0f\n");
+    }
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        // As `date -u -d @... +%F` has them.
+        for (second, date) in [
+            (0, (1970, 1, 1)),
+            (68_169_600, (1972, 2, 29)),
+            (951_782_400, (2000, 2, 29)),
+            (951_868_800, (2000, 3, 1)),
+            (1_709_164_800, (2024, 2, 29)),
+            (4_107_456_000, (2100, 2, 28)),
+            (4_107_542_400, (2100, 3, 1)),
+            (253_402_214_400, (9999, 12, 31)),
+        ] {
+            assert_eq!(civil_from_days(second / 86_400), date);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn utc_is_what_the_c_library_says(second in 0..253_402_300_800_u64) {
+            let time = libc::time_t::try_from(second).unwrap();
+            let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
+            // SAFETY: both pointers are to live values, and zeroed is a valid `tm`.
+            let parts = unsafe { libc::gmtime_r(&raw const time, parts.as_mut_ptr()); parts.assume_init() };
+            let expected = format!(
+                "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.000Z firstmate | x\n",
+                parts.tm_year + 1900, parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec
+            );
+            let mut out = Vec::new();
+            plain().own_line(&mut out, at(second, 0), Level::Info, "x");
+            prop_assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+}
