@@ -320,4 +320,43 @@ mod tests {
         assert!(peer(None, 0, true).may_command().is_err());
         assert!(Peer::Tcp { loopback: true }.may_command().is_err());
     }
+
+    struct Fixed(Status);
+
+    impl Backend for Fixed {
+        fn status(&self) -> Status {
+            self.0.clone()
+        }
+
+        fn request(&self, verb: Request) -> tokio::sync::oneshot::Receiver<Reply> {
+            panic!("{verb:?} over TCP");
+        }
+    }
+
+    /// The body a TCP client gets.
+    fn body(target: &'static str, loopback: bool) -> String {
+        use http_body_util::BodyExt as _;
+        let text = r#"{"version":"1","pid":1,"uptime_ms":1,"phase":"stopping","ready":false,"live":true,"started":true,
+            "stopping_because":"secret","services":[{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"secret",
+            "instances":[{"name":"redis.1","state":"running","ready":false,"run":1,
+            "restarts":{"total":0,"crash":0,"live":0,"start_timeout":0},"why":"secret","last_outcome":"secret"}]}]}"#;
+        let backend = Rc::new(Fixed(serde_json::from_str(text).unwrap()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let response = answer(Method::GET, Uri::from_static(target), HeaderMap::new(), Peer::Tcp { loopback }, backend).await;
+            String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+        })
+    }
+
+    #[test]
+    fn strangers_get_no_reasons() {
+        let withheld = "[+]ping ok\n[-]redis failed: reason withheld\n[-]shutdown failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(body("/readyz", false), withheld);
+        assert_eq!(body("/readyz/redis", false), "service unavailable: redis failed: reason withheld\n");
+        assert_eq!(body("/readyz/redis.1", false), "service unavailable: redis.1 failed: reason withheld\n");
+        for target in ["/", "/status", "/readyz", "/readyz/redis", "/readyz/redis.1"] {
+            assert!(!body(target, false).contains("secret"), "{target}");
+            assert!(body(target, true).contains("secret"), "{target}");
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Text from services and clients made safe to show: no byte of it can forge a line, a colour or an element.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 /// The text with everything that moves a cursor, ends a line or turns the writing direction escaped as Rust escapes it.
 #[must_use]
@@ -40,12 +39,9 @@ pub(super) fn html(text: &str) -> String {
     safe
 }
 
-/// The text in double quotes, as Go's `%q` writes it for plain names.
+/// The text in double quotes, its control characters escaped once: for plain names as Go's `%q` writes it.
 pub(super) fn quoted(text: &str) -> String {
-    let mut out = String::with_capacity(text.len().saturating_add(2));
-    // Writing into a String cannot fail.
-    let _ = write!(out, "{:?}", printable(text));
-    out
+    format!("{text:?}")
 }
 
 #[cfg(test)]
@@ -62,6 +58,14 @@ mod tests {
         assert_eq!(printable("a\nweb.1 RUNNING"), "a\\nweb.1 RUNNING");
         assert_eq!(printable("\x1b[2Jx\r\u{9b}31m\u{202e}"), "\\u{1b}[2Jx\\r\\u{9b}31m\\u{202e}");
         assert_eq!(printable("\u{2028}\u{7f}"), "\\u{2028}\\u{7f}");
+    }
+
+    #[test]
+    fn quoted_text_is_printable() {
+        assert_eq!(quoted("redis"), "\"redis\"");
+        let active = "\n\x1b\u{7f}\u{9b}\u{200b}\u{2028}\u{202e}\u{2066}\u{feff}";
+        let text = quoted(active);
+        assert_eq!(printable(&text), text, "nothing was left for printable to escape");
     }
 
     #[test]
