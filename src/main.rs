@@ -1,5 +1,5 @@
 //! argv to exit code; nothing else.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    firstmate::cli::main(std::env::args_os())
 }

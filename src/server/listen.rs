@@ -1,0 +1,271 @@
+//! Accepting and serving connections, within limits.
+//!
+//! A connection lives in its own task, so that nothing a client sends can reach anything but that connection. One over the limit is
+//! closed at once and counted. All tasks end when the serve future is dropped.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::errno::Errno;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::router::{self, Peer};
+use super::socket::{SocketPath, UnixSocket};
+use super::verbs::Backend;
+
+/// What clients may use up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// TCP connections at a time; more are closed at once.
+    pub tcp_connections: usize,
+    /// Unix connections at a time, a quarter of them kept for those who may use the verbs; more are closed at once.
+    pub unix_connections: usize,
+    /// From a connection's start, or from the previous answer, to the end of the next request's header; also the keep-alive idle time.
+    pub header_timeout: Duration,
+    /// A connection's whole life, except that a verb is waited for.
+    pub lifetime: Duration,
+    /// Bytes of a request's line and header fields.
+    pub header_bytes: usize,
+    /// A request's header fields.
+    pub header_fields: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tcp_connections: 64,
+            unix_connections: 32,
+            header_timeout: Duration::from_secs(5),
+            lifetime: Duration::from_secs(60),
+            header_bytes: 8 * 1024,
+            header_fields: 64,
+        }
+    }
+}
+
+/// What happened at the door since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    accepted: Cell<u64>,
+    turned_away: Cell<u64>,
+    failed: Cell<u64>,
+}
+
+impl Counters {
+    /// Connections served.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.get()
+    }
+
+    /// Connections closed at once, since there were too many.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.get()
+    }
+
+    /// Failed accept(2) calls, such as for want of descriptors.
+    pub fn failed(&self) -> u64 {
+        self.failed.get()
+    }
+
+    fn count(counter: &Cell<u64>) {
+        counter.set(counter.get().saturating_add(1));
+    }
+}
+
+/// What every connection needs.
+#[derive(Clone)]
+pub struct Context {
+    /// Who knows.
+    pub backend: Rc<dyn Backend>,
+    /// What clients may use up.
+    pub limits: Limits,
+    /// What happened at the door.
+    pub counters: Rc<Counters>,
+}
+
+impl Context {
+    /// With the default limits.
+    #[must_use]
+    pub fn new(backend: Rc<dyn Backend>) -> Self {
+        Self { backend, limits: Limits::default(), counters: Rc::default() }
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("limits", &self.limits).field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+/// The HTTP port cannot be had.
+#[derive(Debug)]
+pub struct TcpError {
+    /// The address.
+    pub address: SocketAddr,
+    source: io::Error,
+}
+
+impl fmt::Display for TcpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}; choose another address with --http or `http` under [firstmate], or switch it off", self.address)
+    }
+}
+
+impl std::error::Error for TcpError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// Listens on a TCP address (with SO_REUSEADDR, so that a restart does not wait for old connections). Call it inside the runtime.
+///
+/// # Errors
+///
+/// When the address is taken, is not this machine's, or is not permitted.
+pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, TcpError> {
+    let wrong = |source| TcpError { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
+    listener.set_nonblocking(true).map_err(wrong)?;
+    TcpListener::from_std(listener).map_err(wrong)
+}
+
+/// Serves the read-only endpoints; never ends. Dropping the future closes the connections.
+pub async fn serve_tcp(listener: TcpListener, context: Context) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = next(&mut connections, listener.accept()).await;
+        match accepted {
+            Ok((stream, address)) if admit(&connections, context.limits.tcp_connections, &context) => {
+                let peer = Peer::Tcp { loopback: address.ip().to_canonical().is_loopback() };
+                // Small answers go out at once; where the option is refused they only go out later.
+                let _ = stream.set_nodelay(true);
+                connections.spawn_local(serve(stream, peer, context.clone()));
+            }
+            Ok(_) => {}
+            Err(error) => pause(&error, &context).await,
+        }
+    }
+}
+
+/// Serves the same and the verbs; never ends unless the listener cannot join the runtime. Dropping the future closes the connections and
+/// removes the socket.
+///
+/// # Errors
+///
+/// Those of registering the descriptor with the runtime (epoll_ctl(2)).
+pub async fn serve_unix(socket: UnixSocket, context: Context) -> io::Result<Infallible> {
+    let listener = UnixListener::from_std(socket.listener()?)?;
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = next(&mut connections, listener.accept()).await;
+        match accepted {
+            Ok((stream, _)) => {
+                let peer = unix_peer(&stream, &socket.path);
+                // A quarter is kept for those who may use the verbs, so that no service can lock the operator out.
+                let most = context.limits.unix_connections;
+                let most = if peer.may_command().is_ok() { most } else { most - most / 4 };
+                if admit(&connections, most, &context) {
+                    connections.spawn_local(serve(stream, peer, context.clone()));
+                }
+            }
+            Err(error) => pause(&error, &context).await,
+        }
+    }
+}
+
+/// The next connection; meanwhile forgets those that ended, also by a panic.
+async fn next<T>(connections: &mut JoinSet<()>, accept: impl Future<Output = T>) -> T {
+    let mut accept = pin!(accept);
+    loop {
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = &mut accept => return accepted,
+        }
+    }
+}
+
+fn admit(connections: &JoinSet<()>, most: usize, context: &Context) -> bool {
+    let admitted = connections.len() < most;
+    Counters::count(if admitted { &context.counters.accepted } else { &context.counters.turned_away });
+    admitted
+}
+
+/// After a failed accept: an aborted connection is nothing, but a listener without descriptors stays readable, so it is left alone a while.
+async fn pause(error: &io::Error, context: &Context) {
+    Counters::count(&context.counters.failed);
+    let transient = error.raw_os_error().is_some_and(|errno| errno == Errno::ECONNABORTED as i32 || errno == Errno::EINTR as i32);
+    if !transient {
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Who is at the other end (unix(7), SO_PEERCRED: as of connect(2)).
+fn unix_peer(stream: &UnixStream, path: &SocketPath) -> Peer {
+    let credentials = stream.peer_cred().ok();
+    let near = match path {
+        SocketPath::File(_) => true,
+        // Abstract names are the network namespace's: in a pod, another container's root could come. The kernel shows its pid as 0.
+        SocketPath::Abstract(_) => credentials.and_then(|peer| peer.pid()).is_some_and(|pid| pid != 0),
+    };
+    Peer::Unix { uid: credentials.map(|peer| peer.uid()), own: nix::unistd::geteuid().as_raw(), near }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, context: Context) {
+    let limits = context.limits;
+    // Whether an answer is being worked on: only a verb takes longer than one turn.
+    let busy = Rc::new(Cell::new(false));
+    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        // The body is dropped unread; hyper then closes the connection instead of reading on.
+        let (parts, _) = request.into_parts();
+        let (backend, busy) = (Rc::clone(&context.backend), Rc::clone(&busy));
+        async move {
+            busy.set(true);
+            let response = router::answer(parts.method, parts.uri, parts.headers, peer, backend).await;
+            busy.set(false);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        // hyper asserts at least 8 KiB.
+        .max_buf_size(limits.header_bytes.max(8 * 1024))
+        .max_headers(limits.header_fields)
+        .title_case_headers(true)
+        // A client may end its side after the request, as `nc -N` does, and still wait for the answer.
+        .half_close(true);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut deadline = Instant::now() + limits.lifetime;
+    let mut closing = false;
+    loop {
+        tokio::select! {
+            // An error is the client's: it went away, was too slow or did not speak HTTP, and hyper has answered what can be answered.
+            _ = &mut connection => return,
+            () = sleep_until(deadline) => {
+                deadline = Instant::now() + limits.header_timeout;
+                if busy.get() {
+                    continue;
+                }
+                if closing {
+                    return;
+                }
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

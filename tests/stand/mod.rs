@@ -1,0 +1,251 @@
+//! The real server on a loopback port and a Unix socket, over a plain `Status`.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use firstmate::engine::status::{InstanceStatus, Phase, Restarts, ServiceStatus, StateName, Status};
+use firstmate::server::{Backend, Context, Limits, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
+use tokio::sync::oneshot;
+
+/// How the backend deals with a verb.
+#[derive(Clone)]
+pub enum Answering {
+    Now(Reply),
+    /// The sender is dropped.
+    Dropped,
+    /// The sender is kept until the stand ends.
+    Held,
+}
+
+struct Supervisor {
+    status: Status,
+    answering: Answering,
+    requests: mpsc::Sender<Request>,
+    held: RefCell<Vec<oneshot::Sender<Reply>>>,
+}
+
+impl Backend for Supervisor {
+    fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    fn request(&self, verb: Request) -> oneshot::Receiver<Reply> {
+        let (sender, receiver) = oneshot::channel();
+        self.requests.send(verb).unwrap();
+        match &self.answering {
+            Answering::Now(reply) => sender.send(reply.clone()).unwrap(),
+            Answering::Dropped => drop(sender),
+            Answering::Held => self.held.borrow_mut().push(sender),
+        }
+        receiver
+    }
+}
+
+/// What the door counted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Counted {
+    pub accepted: u64,
+    pub turned_away: u64,
+}
+
+pub struct Stand {
+    pub tcp: SocketAddr,
+    pub socket: SocketPath,
+    pub requests: mpsc::Receiver<Request>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Counted>>,
+    _directory: Directory,
+}
+
+impl Stand {
+    pub fn new(status: Status) -> Self {
+        Self::with(status, Limits::default(), Answering::Dropped, None)
+    }
+
+    pub fn answering(status: Status, reply: Reply) -> Self {
+        Self::with(status, Limits::default(), Answering::Now(reply), None)
+    }
+
+    pub fn with(status: Status, limits: Limits, answering: Answering, socket: Option<SocketPath>) -> Self {
+        let directory = Directory::new();
+        let socket = socket.unwrap_or_else(|| SocketPath::File(directory.path().join("firstmate.sock")));
+        let bound = UnixSocket::bind(&socket).unwrap();
+        let (sender, requests) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let backend = Rc::new(Supervisor { status, answering, requests: sender, held: RefCell::default() });
+            let mut context = Context::new(backend);
+            context.limits = limits;
+            let counters = Rc::clone(&context.counters);
+            tokio::task::LocalSet::new().block_on(&runtime, async move {
+                let listener = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                tokio::select! {
+                    () = serve_tcp(listener, context.clone()) => {}
+                    error = serve_unix(bound, context) => panic!("{error:?}"),
+                    _ = stopped => {}
+                }
+            });
+            Counted { accepted: counters.accepted(), turned_away: counters.turned_away() }
+        });
+        Self { tcp: told.recv().unwrap(), socket, requests, stop: Some(stop), thread: Some(thread), _directory: directory }
+    }
+
+    pub fn path(&self) -> &Path {
+        match &self.socket {
+            SocketPath::File(path) => path,
+            SocketPath::Abstract(name) => panic!("{name:?} has no path"),
+        }
+    }
+
+    pub fn tcp(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.tcp).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    pub fn unix(&self) -> UnixStream {
+        let stream = self.socket.connect(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// The whole answer to a request over TCP, its date masked.
+    pub fn over_tcp(&self, method: &str, target: &str) -> String {
+        exchange(self.tcp(), &request(method, target))
+    }
+
+    /// The same over the Unix socket.
+    pub fn over_unix(&self, method: &str, target: &str) -> String {
+        exchange(self.unix(), &request(method, target))
+    }
+
+    pub fn end(mut self) -> Counted {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+pub fn request(method: &str, target: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+}
+
+/// Writes and reads to the end.
+pub fn exchange(mut stream: impl std::io::Read + Write, request: &str) -> String {
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    masked(&String::from_utf8(bytes).unwrap())
+}
+
+/// The text with its Date fields' values replaced.
+pub fn masked(text: &str) -> String {
+    let mask = |line: &str| if line.starts_with("Date: ") { "Date: DATE\r\n".to_owned() } else { line.to_owned() };
+    text.split_inclusive('\n').map(mask).collect()
+}
+
+/// The head every answer has, and the body.
+pub fn expected(status_line: &str, kind: &str, more: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status_line}\r\nContent-Type: {kind}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-cache, private\r\n{more}\
+         Connection: close\r\nContent-Length: {}\r\nDate: DATE\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// A directory of its own that goes at the end, traversable by everybody.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let path = PathBuf::from(format!("/tmp/firstmate-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
+    let up = state == StateName::Running;
+    InstanceStatus {
+        name: name.to_owned(),
+        state,
+        ready,
+        pid: up.then_some(31),
+        uptime_ms: up.then_some(243_000),
+        run: 1,
+        restarts: Restarts::default(),
+        why: None,
+        last_outcome: None,
+    }
+}
+
+pub fn service(name: &str, essential: bool, instances: Vec<InstanceStatus>) -> ServiceStatus {
+    let ready = instances.iter().all(|instance| instance.ready || instance.state == StateName::Completed);
+    ServiceStatus { name: name.to_owned(), kind: "service".to_owned(), essential, ready, reason: None, instances }
+}
+
+/// nginx is ready, redis is not, worker is not essential and failed, migrate has completed.
+pub fn stack() -> Status {
+    let mut redis = service("redis", true, vec![instance("redis.1", StateName::Running, false)]);
+    redis.reason = Some("connect 127.0.0.1:6379: refused".to_owned());
+    redis.instances[0].why.clone_from(&redis.reason);
+    let mut worker =
+        service("worker", false, vec![instance("worker.1", StateName::Running, true), instance("worker.2", StateName::Failed, false)]);
+    worker.instances[1].why = Some("gave up after 10 failed runs".to_owned());
+    worker.instances[1].last_outcome = Some("exit 1".to_owned());
+    let mut migrate = service("migrate", true, vec![instance("migrate.1", StateName::Completed, false)]);
+    migrate.kind = "oneshot".to_owned();
+    Status {
+        version: "0.1.0".to_owned(),
+        pid: 1,
+        uptime_ms: 250_000,
+        phase: Phase::Running,
+        ready: false,
+        live: true,
+        started: true,
+        stopping_because: None,
+        services: vec![service("nginx", true, vec![instance("nginx.1", StateName::Running, true)]), redis, worker, migrate],
+    }
+}
+
+/// The same with redis up.
+pub fn healthy() -> Status {
+    let mut status = stack();
+    let redis = &mut status.services[1];
+    redis.ready = true;
+    redis.reason = None;
+    redis.instances[0].ready = true;
+    redis.instances[0].why = None;
+    status.ready = true;
+    status
+}
