@@ -1,0 +1,704 @@
+//! Which file, and everything it names: includes, the Procfile, `.env` files; joined into one `engine::Spec`.
+//!
+//! The only part of the room that touches the file system. Every relative path is taken from the directory of the main file, included
+//! files' paths too, so that a definition means the same wherever it is kept; only a Procfile's own entries run in the Procfile's directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::dotenv::{self, Env};
+use super::file::{self, Draft, Firstmate, Parsed};
+use super::procfile::{self, Procfile};
+use super::values::{nearest, show_duration};
+use super::{Diagnostic, Settings, Severity, Source, command_line};
+use crate::engine::Signal;
+use crate::engine::spec::{Condition, Dependency, Kind, Launch, Restart, Scope, Service, ServiceId, Spec, Stop};
+
+/// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
+const LARGEST_FILE: u64 = 1024 * 1024;
+/// Files that `include` may name.
+const MOST_INCLUDES: usize = 1_000;
+/// Where the last place of the search order is.
+const SYSTEM_FILE: &str = "/etc/firstmate/firstmate.toml";
+/// Names the command line gives a meaning of its own.
+const RESERVED: [&str; 1] = ["all"];
+
+/// What a file came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What the engine needs.
+    pub spec: Spec,
+    /// What the rest needs.
+    pub settings: Settings,
+    /// None of them is an error.
+    pub warnings: Vec<Diagnostic>,
+    /// The main file, as it was given.
+    pub path: PathBuf,
+    /// How it was read.
+    pub format: Format,
+}
+
+/// How the main file is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `*.toml`.
+    Toml,
+    /// Anything else.
+    Procfile,
+}
+
+/// What the command line and the surroundings add to the file.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// firstmate's own environment.
+    pub env: BTreeMap<OsString, OsString>,
+    /// `-p`: PORT of the first Procfile entry.
+    pub port: Option<u16>,
+    /// `-e`: read instead of the Procfile's `.env`, for every service.
+    pub env_files: Vec<PathBuf>,
+}
+
+/// The file to use: `-f FILE`, `$FIRSTMATE_CONFIG`, `./firstmate.toml`, `./Procfile`, `/etc/firstmate/firstmate.toml`. Whether an explicit
+/// one can be read is for `load` to say.
+///
+/// # Errors
+/// There is none.
+pub fn find(explicit: Option<&Path>, env: &BTreeMap<OsString, OsString>, cwd: &Path) -> Result<PathBuf, Diagnostic> {
+    if let Some(path) = explicit {
+        return Ok(cwd.join(path));
+    }
+    if let Some(path) = env.get(OsStr::new("FIRSTMATE_CONFIG")).filter(|path| !path.is_empty()) {
+        return Ok(cwd.join(path));
+    }
+    let candidates = [cwd.join("firstmate.toml"), cwd.join("Procfile"), PathBuf::from(SYSTEM_FILE)];
+    candidates
+        .into_iter()
+        .find(|path| !path.is_dir() && !matches!(path.metadata(), Err(error) if error.kind() == ErrorKind::NotFound))
+        .ok_or_else(|| {
+            Diagnostic::whole(Severity::Error, Path::new(""), format!("cannot find firstmate.toml or a Procfile in {}", cwd.display()))
+                .help(format!("write one, or name one with -f FILE or $FIRSTMATE_CONFIG (also looked for: {SYSTEM_FILE})"))
+        })
+}
+
+/// Reads the file and all it names.
+///
+/// # Errors
+/// Every problem there is, warnings included, in the order of the files and their lines.
+pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let shown = shown(&absolute);
+    let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
+    let name = absolute.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    if name.starts_with("supervisord") && name.ends_with(".conf") {
+        return Err(vec![
+            Diagnostic::whole(Severity::Error, &shown, "cannot read supervisord's format")
+                .help("write its programs as services of a firstmate.toml; docs/configuration.md has every key"),
+        ]);
+    }
+    let bytes = read(&absolute).map_err(|why| vec![Diagnostic::whole(Severity::Error, &shown, format!("cannot read the file: {why}"))])?;
+    let mut join = Join { base, inputs, problems: Vec::new(), drafts: Vec::new(), incomplete: false, procfile_port: None };
+    let (format, firstmate, main) = if absolute.extension() == Some(OsStr::new("toml")) {
+        let (parsed, problems) = file::parse(&shown, &bytes);
+        join.take(problems);
+        let Some(parsed) = parsed else { return Err(join.finish()) };
+        let main = Rc::clone(&parsed.source);
+        (Format::Toml, join.toml(parsed, &absolute), main)
+    } else {
+        let (parsed, problems) = procfile::parse(&shown, &bytes);
+        join.take(problems);
+        let Some(parsed) = parsed else { return Err(join.finish()) };
+        let main = Rc::clone(&parsed.source);
+        join.procfile(&parsed, &absolute);
+        (Format::Procfile, Firstmate::default(), main)
+    };
+    join.env_files();
+    let (spec, settings) = join.assemble(&main, firstmate);
+    let problems = join.finish();
+    match spec {
+        Some(spec) if !problems.iter().any(Diagnostic::is_error) => {
+            Ok(Loaded { spec, settings, warnings: problems, path: path.to_owned(), format })
+        }
+        Some(_) | None => Err(problems),
+    }
+}
+
+/// Judges the text of a TOML file as far as that can be done without reading other files.
+///
+/// # Errors
+/// Every problem there is.
+pub fn check_toml(file: &Path, bytes: &[u8]) -> Result<Spec, Vec<Diagnostic>> {
+    let inputs = Inputs::default();
+    let base = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let mut join = Join { base, inputs: &inputs, problems: Vec::new(), drafts: Vec::new(), incomplete: false, procfile_port: None };
+    let (parsed, problems) = file::parse(file, bytes);
+    join.take(problems);
+    let Some(parsed) = parsed else { return Err(join.finish()) };
+    join.incomplete |= parsed.broken || !parsed.include.is_empty() || parsed.procfile.is_some();
+    join.drafts = parsed.services;
+    let (spec, _) = join.assemble(&parsed.source, parsed.firstmate);
+    let problems = join.finish();
+    match spec {
+        Some(spec) if !problems.iter().any(Diagnostic::is_error) => Ok(spec),
+        Some(_) | None => Err(problems),
+    }
+}
+
+/// A path as it is shown: short where it lies below the current directory.
+fn shown(path: &Path) -> PathBuf {
+    let below = std::env::current_dir().ok().and_then(|cwd| path.strip_prefix(cwd).ok().map(Path::to_owned));
+    below.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| path.to_owned())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let plain = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "no such file".to_owned(),
+        ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        // The enum grows with std, so the rest cannot be named.
+        _ => error.to_string(),
+    };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(plain)?;
+    file.take(LARGEST_FILE.saturating_add(1)).read_to_end(&mut bytes).map_err(plain)?;
+    if bytes.len() as u64 > LARGEST_FILE { Err("it is larger than 1 MiB".to_owned()) } else { Ok(bytes) }
+}
+
+/// The joining of files; problems are collected on the way.
+struct Join<'a> {
+    /// Directory of the main file.
+    base: PathBuf,
+    inputs: &'a Inputs,
+    problems: Vec<Diagnostic>,
+    drafts: Vec<Draft>,
+    /// Some file or part of one could not be read, so that what seems to be missing may only be unread.
+    incomplete: bool,
+    /// PORT in the `.env` files.
+    procfile_port: Option<(PathBuf, OsString)>,
+}
+
+impl Join<'_> {
+    fn take(&mut self, problems: Vec<Diagnostic>) {
+        self.problems.extend(problems);
+    }
+
+    /// In the order of the files as they were met, and of their lines.
+    fn finish(self) -> Vec<Diagnostic> {
+        let mut order: Vec<PathBuf> = Vec::new();
+        for problem in &self.problems {
+            if !order.contains(&problem.file) {
+                order.push(problem.file.clone());
+            }
+        }
+        let mut problems = self.problems;
+        problems.sort_by_key(|problem| (order.iter().position(|file| *file == problem.file), problem.line, problem.column));
+        problems
+    }
+
+    fn read_named(&mut self, path: &Path, source: &Source, span: Range<usize>) -> Option<Vec<u8>> {
+        match read(path) {
+            Ok(bytes) => Some(bytes),
+            Err(why) => {
+                self.problems.push(source.error(span, format!("cannot read {}: {why}", path.display())));
+                self.incomplete = true;
+                None
+            }
+        }
+    }
+
+    fn toml(&mut self, main: Parsed, path: &Path) -> Firstmate {
+        self.incomplete |= main.broken;
+        let mut procfile_source = None;
+        if let Some(name) = &main.procfile {
+            let path = self.base.join(name.get_ref());
+            if let Some(bytes) = self.read_named(&path, &main.source, name.span()) {
+                let (procfile, problems) = procfile::parse(&shown(&path), &bytes);
+                self.take(problems);
+                match procfile {
+                    Some(procfile) => {
+                        self.procfile(&procfile, &path);
+                        procfile_source = Some(procfile.source);
+                    }
+                    None => self.incomplete = true,
+                }
+            }
+        }
+        if procfile_source.is_none() && self.inputs.port.is_some() {
+            let message = "-p has no effect: only entries of a Procfile get a PORT";
+            self.problems.push(Diagnostic::whole(Severity::Warning, &shown(path), message).help("set PORT in the service's env"));
+        }
+        for draft in main.services {
+            self.merge(draft);
+        }
+        self.includes(&main.source, &main.include, path);
+        main.firstmate
+    }
+
+    fn includes(&mut self, source: &Source, globs: &[Spanned<String>], main: &Path) {
+        let mut seen: BTreeSet<PathBuf> = [main.to_owned()].into();
+        for glob in globs {
+            let text = glob.get_ref();
+            let pattern = if Path::new(text).is_absolute() {
+                text.clone()
+            } else {
+                format!("{}/{text}", glob::Pattern::escape(&self.base.to_string_lossy()))
+            };
+            let paths = match glob::glob(&pattern) {
+                Ok(paths) => paths,
+                Err(error) => {
+                    self.problems.push(source.error(glob.span(), format!("`{text}` is not a glob: {}", error.msg)));
+                    self.incomplete = true;
+                    continue;
+                }
+            };
+            let mut found = false;
+            for path in paths {
+                if seen.len() > MOST_INCLUDES {
+                    self.problems.push(source.error(glob.span(), format!("`{text}` names more than {MOST_INCLUDES} files")));
+                    return;
+                }
+                match path {
+                    Ok(path) => {
+                        found = true;
+                        if seen.insert(path.clone()) {
+                            self.include(&path, source, glob.span());
+                        }
+                    }
+                    Err(error) => {
+                        let message = format!("cannot read {}: {}", error.path().display(), error.error());
+                        self.problems.push(source.error(glob.span(), message));
+                        self.incomplete = true;
+                    }
+                }
+            }
+            if !found && !text.contains(['*', '?', '[']) {
+                self.problems.push(source.error(glob.span(), format!("cannot read {text}: no such file")));
+                self.incomplete = true;
+            }
+        }
+    }
+
+    fn include(&mut self, path: &Path, by: &Source, span: Range<usize>) {
+        let Some(bytes) = self.read_named(path, by, span) else { return };
+        let (parsed, problems) = file::parse(&shown(path), &bytes);
+        self.take(problems);
+        let Some(parsed) = parsed else {
+            self.incomplete = true;
+            return;
+        };
+        self.incomplete |= parsed.broken;
+        for key in &parsed.main_only {
+            let message = format!("{} belongs into the main file", key.get_ref());
+            self.problems.push(
+                parsed
+                    .source
+                    .error(key.span(), message)
+                    .help(format!("move it to {}; an included file has only services", by.file().display())),
+            );
+        }
+        for draft in parsed.services {
+            self.merge(draft);
+        }
+    }
+
+    /// Adds a service, or refines the Procfile entry of its name.
+    fn merge(&mut self, mut draft: Draft) {
+        let Some(at) = self.drafts.iter().position(|other| other.name == draft.name) else {
+            self.drafts.push(draft);
+            return;
+        };
+        let Some(other) = self.drafts.get_mut(at) else { return };
+        // A Procfile entry can be refined once; after that it is a definition like any other.
+        if other.procfile_index.is_none() || other.refined {
+            self.problems.push(
+                draft
+                    .source
+                    .error(draft.name_span.clone(), format!("service `{}` is defined twice", draft.name))
+                    .note(format!("first defined at {}", other.place()))
+                    .help("rename one of them"),
+            );
+            return;
+        }
+        if draft.command.is_some() || draft.command_is_bad {
+            let span = draft.command.as_ref().map_or(draft.name_span.clone(), Spanned::span);
+            self.problems.push(
+                draft
+                    .source
+                    .error(span, format!("`{}` already has a command", draft.name))
+                    .note(format!("it is an entry of the Procfile, at {}", other.place()))
+                    .help("remove the command here, or the entry there"),
+            );
+            return;
+        }
+        draft.command = other.command.take();
+        draft.command_is_bad = other.command_is_bad;
+        draft.procfile_index = other.procfile_index;
+        draft.env_defaults = std::mem::take(&mut other.env_defaults);
+        draft.kind = draft.kind.or(other.kind);
+        draft.working_dir = draft.working_dir.take().or_else(|| other.working_dir.take());
+        draft.refined = true;
+        *other = draft;
+    }
+
+    fn procfile(&mut self, procfile: &Procfile, path: &Path) {
+        let directory = path.parent().unwrap_or(&self.base).to_owned();
+        let mut defaults = Env::new();
+        if self.inputs.env_files.is_empty() {
+            let dotenv = directory.join(".env");
+            match std::fs::metadata(&dotenv) {
+                Ok(found) if found.is_dir() => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Ok(_) | Err(_) => match read(&dotenv) {
+                    Ok(bytes) => {
+                        let shown = shown(&dotenv);
+                        self.take(dotenv::parse(&shown, &bytes, &self.inputs.env, &mut defaults));
+                        self.procfile_port = defaults.get(OsStr::new("PORT")).map(|port| (shown, port.clone()));
+                    }
+                    Err(why) => {
+                        let message = format!("cannot read the file: {why}");
+                        self.problems.push(Diagnostic::whole(Severity::Error, &shown(&dotenv), message));
+                    }
+                },
+            }
+        }
+        for (index, entry) in procfile.entries.iter().enumerate() {
+            let mut draft = Draft::new(&entry.name, &procfile.source, entry.name_span.clone());
+            match command_line::parse(&entry.command) {
+                Ok(line) => draft.set_command(line, entry.command_span.clone(), &mut self.problems),
+                Err(problem) => {
+                    let at = |offset: usize| entry.command_span.start.saturating_add(offset);
+                    let span = at(problem.span.start)..at(problem.span.end);
+                    self.problems.push(procfile.source.error(span, problem.message).help(problem.help));
+                    draft.command_is_bad = true;
+                }
+            }
+            draft.kind = (entry.name == "release").then_some(Kind::Oneshot);
+            draft.procfile_index = Some(index);
+            draft.working_dir = Some(directory.clone());
+            draft.env_defaults = defaults.clone();
+            self.drafts.push(draft);
+        }
+    }
+
+    /// `-e` for every service, then each one's own `env_file`.
+    fn env_files(&mut self) {
+        let mut common = Env::new();
+        for path in &self.inputs.env_files {
+            match read(path) {
+                Ok(bytes) => {
+                    let problems = dotenv::parse(path, &bytes, &self.inputs.env, &mut common);
+                    self.problems.extend(problems);
+                    if let Some(port) = common.get(OsStr::new("PORT")) {
+                        self.procfile_port = Some((path.clone(), port.clone()));
+                    }
+                }
+                Err(why) => self.problems.push(Diagnostic::whole(Severity::Error, path, format!("cannot read the file: {why}"))),
+            }
+        }
+        for draft in &mut self.drafts {
+            for (name, value) in &common {
+                draft.env_defaults.insert(name.clone(), value.clone());
+            }
+            for file in &draft.env_files {
+                let path = self.base.join(file.get_ref());
+                match read(&path) {
+                    Ok(bytes) => {
+                        let problems = dotenv::parse(&shown(&path), &bytes, &self.inputs.env, &mut draft.env_defaults);
+                        // Services may share a file: its problems are told once.
+                        for problem in problems {
+                            if !self.problems.contains(&problem) {
+                                self.problems.push(problem);
+                            }
+                        }
+                    }
+                    Err(why) => {
+                        self.problems.push(draft.source.error(file.span(), format!("cannot read {}: {why}", path.display())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// PORT of the first Procfile entry: `-p`, else PORT in .env, else $PORT, else 5000.
+    fn base_port(&mut self) -> u16 {
+        let valid = |text: &OsStr| text.to_str().and_then(|text| text.trim().parse::<u16>().ok()).filter(|port| *port > 0);
+        if let Some(port) = self.inputs.port {
+            return port;
+        }
+        if let Some((file, text)) = &self.procfile_port {
+            return valid(text).unwrap_or_else(|| {
+                let message = "PORT in this file is not a port";
+                self.problems.push(Diagnostic::whole(Severity::Error, file, message).help("write a number from 1 to 65535"));
+                5000
+            });
+        }
+        match self.inputs.env.get(OsStr::new("PORT")) {
+            Some(text) if !text.is_empty() => valid(text).unwrap_or_else(|| {
+                let message = "the environment variable PORT is not a port";
+                self.problems
+                    .push(Diagnostic::whole(Severity::Error, Path::new(""), message).help("set it to a number from 1 to 65535, or use -p"));
+                5000
+            }),
+            Some(_) | None => 5000,
+        }
+    }
+
+    fn assemble(&mut self, main: &Source, firstmate: Firstmate) -> (Option<Spec>, Settings) {
+        let drafts = std::mem::take(&mut self.drafts);
+        if drafts.is_empty() && !self.incomplete && !self.problems.iter().any(Diagnostic::is_error) {
+            self.problems.push(
+                Diagnostic::whole(Severity::Error, main.file(), "the file defines no service")
+                    .help("a TOML file needs a table such as [services.web] with a command, a Procfile a line such as `web: ./run`"),
+            );
+        }
+        let base_port = if drafts.iter().any(|draft| draft.procfile_index.is_some()) { self.base_port() } else { 0 };
+        let ids: BTreeMap<&str, usize> = drafts.iter().enumerate().map(|(id, draft)| (draft.name.as_str(), id)).collect();
+        let kind = |draft: &Draft| draft.kind.unwrap_or(Kind::Service);
+
+        let mut edges: Vec<Vec<Edge>> = Vec::with_capacity(drafts.len());
+        for draft in &drafts {
+            let mut own: Vec<Edge> = Vec::new();
+            for dependency in &draft.depends_on {
+                let (name, condition) = dependency.get_ref();
+                let Some((id, target)) = ids.get(name.as_str()).and_then(|id| drafts.get(*id).map(|target| (*id, target))) else {
+                    // In a broken file the service may be in the part that could not be read.
+                    if !self.incomplete {
+                        let message = format!("service `{}` depends on `{name}`, which does not exist", draft.name);
+                        let diagnostic = draft.source.error(dependency.span(), message);
+                        let help = match nearest(name, ids.keys().copied().filter(|other| *other != draft.name)) {
+                            Some(near) => format!("did you mean `{near}`?"),
+                            None => "define it, or remove the dependency".to_owned(),
+                        };
+                        self.problems.push(diagnostic.help(help));
+                    }
+                    continue;
+                };
+                let is_oneshot = kind(target) == Kind::Oneshot;
+                let implied = if is_oneshot { Condition::Completed } else { Condition::Ready };
+                let condition = condition.unwrap_or(implied);
+                let wrong = match condition {
+                    Condition::Completed if !is_oneshot => Some((format!("`{name}` never completes: it is not a oneshot"), "\"ready\"")),
+                    Condition::Ready if is_oneshot => Some((format!("`{name}` never becomes ready: it is a oneshot"), "\"completed\"")),
+                    Condition::Completed | Condition::Ready | Condition::Started => None,
+                };
+                if let Some((message, instead)) = wrong {
+                    self.problems.push(draft.source.error(dependency.span(), message).help(format!("wait until it is {instead}")));
+                }
+                if !own.iter().any(|edge| edge.dependency.service == ServiceId(id)) {
+                    own.push(Edge { dependency: Dependency { service: ServiceId(id), condition }, span: Some(dependency.span()) });
+                }
+            }
+            edges.push(own);
+        }
+        self.cycles(&drafts, &edges);
+        wait_for_release(&drafts, &mut edges);
+
+        let mut services = Vec::with_capacity(drafts.len());
+        for (draft, edges) in drafts.into_iter().zip(edges) {
+            services.extend(self.service(draft, edges, base_port));
+        }
+        let stop_timeout = firstmate.stop_timeout.unwrap_or_else(|| platform_patience(&self.inputs.env));
+        let drain = firstmate.drain.as_ref().map_or(Duration::ZERO, |drain| *drain.get_ref());
+        if let Some(drain) = &firstmate.drain
+            && *drain.get_ref() >= stop_timeout
+        {
+            let message = format!(
+                "drain takes {}, which leaves nothing of stop_timeout ({}) to stop in",
+                show_duration(*drain.get_ref()),
+                show_duration(stop_timeout)
+            );
+            self.problems
+                .push(main.warning(drain.span(), message).help("raise stop_timeout above it, and the platform's own patience too"));
+        }
+        let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
+        (Some(Spec { services, stop_timeout, drain }), Settings { http: firstmate.http, socket })
+    }
+
+    fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16) -> Option<Service> {
+        let kind = draft.kind.unwrap_or(Kind::Service);
+        let mut wrong = |span: Range<usize>, message: String, help: &str| self.problems.push(draft.source.error(span, message).help(help));
+        if RESERVED.contains(&draft.name.as_str()) {
+            let message = format!("`{}` cannot be the name of a service: commands use it for every service", draft.name);
+            wrong(draft.name_span.clone(), message, "rename it");
+        }
+        if kind == Kind::Oneshot {
+            for (key, span) in [("ready", draft.ready.as_ref().map(Spanned::span)), ("live", draft.live.as_ref().map(Spanned::span))] {
+                if let Some(span) = span {
+                    let message = format!("a oneshot cannot have a `{key}` probe: it is done when it exits");
+                    wrong(span, message, "remove it, or make the service a type = \"service\"");
+                }
+            }
+            if let Some(timeout) = &draft.start_timeout {
+                let message = "a oneshot has no start_timeout: it is done when it exits".to_owned();
+                wrong(timeout.span(), message, "remove it, or put timeout(1) in front of its command");
+            }
+            if let Some(restart) = draft.restart.as_ref().filter(|restart| *restart.get_ref() == Restart::Always) {
+                let message = "a oneshot that is always restarted never completes".to_owned();
+                wrong(restart.span(), message, "write \"on-failure\" or \"never\"");
+            }
+        }
+        let Some(command) = draft.command else {
+            if !draft.command_is_bad && !self.incomplete {
+                self.problems.push(
+                    draft
+                        .source
+                        .error(draft.name_span, format!("service `{}` has no command", draft.name))
+                        .help("add command = \"...\", or an entry of this name to the Procfile named by procfile ="),
+                );
+            }
+            return None;
+        };
+        let instances = draft.instances.as_ref().map_or(1, |instances| *instances.get_ref());
+        let port = match draft.procfile_index {
+            None => None,
+            Some(index) => {
+                let first = index.checked_mul(100).and_then(|offset| offset.checked_add(usize::from(base_port)));
+                let last = first.and_then(|first| first.checked_add(usize::from(instances).saturating_sub(1)));
+                if last.is_none_or(|last| last > usize::from(u16::MAX)) {
+                    let message = format!("no PORT is left for `{}`: {base_port} + 100 x {index} is beyond 65535", draft.name);
+                    let span = draft.instances.as_ref().map_or(draft.name_span.clone(), Spanned::span);
+                    self.problems.push(draft.source.error(span, message).help("begin lower: -p PORT, or PORT in .env"));
+                }
+                first.and_then(|first| u16::try_from(first).ok())
+            }
+        };
+        let mut env_defaults = draft.env_defaults;
+        if port.is_some() {
+            // It was the base of every entry's port; each has its own now.
+            env_defaults.remove(OsStr::new("PORT"));
+        }
+        let line = command.into_inner();
+        let scope = draft.scope.unwrap_or(if line.shell_stays { Scope::Group } else { Scope::Main });
+        Some(Service {
+            name: draft.name,
+            kind,
+            instances,
+            depends_on: edges.into_iter().map(|edge| edge.dependency).collect(),
+            autostart: draft.autostart.unwrap_or(true),
+            essential: draft.essential.unwrap_or(true),
+            restart: draft.restart.map_or(
+                match kind {
+                    Kind::Service => Restart::Always,
+                    Kind::Oneshot => Restart::Never,
+                },
+                Spanned::into_inner,
+            ),
+            success_exit_codes: draft.success_exit_codes.unwrap_or_else(|| vec![0]),
+            backoff: draft.backoff,
+            give_up_after: draft.give_up_after.unwrap_or(Some(10)),
+            start_timeout: draft.start_timeout.map_or(Duration::from_secs(60), Spanned::into_inner),
+            stop: Stop {
+                signals: draft.stop_signals.unwrap_or_else(|| vec![Signal::TERM]),
+                timeout: draft.stop_timeout.unwrap_or(Duration::from_secs(10)),
+                scope,
+            },
+            ready: draft.ready.map(Spanned::into_inner),
+            live: draft.live.map(Spanned::into_inner),
+            launch: Launch {
+                command: line.command,
+                working_dir: draft.working_dir.map_or_else(|| self.base.clone(), |path| self.base.join(path)),
+                inherit_env: draft.inherit_env.unwrap_or(true),
+                env_defaults,
+                env: draft.env,
+                port,
+                user: draft.user,
+                group: draft.group,
+                umask: draft.umask,
+                nice: draft.nice,
+                limits: draft.limits,
+            },
+        })
+    }
+
+    /// Reports every cycle as a path. Depth first with a stack of its own: a chain of services may be longer than the thread's.
+    fn cycles(&mut self, drafts: &[Draft], edges: &[Vec<Edge>]) {
+        let mut finished = vec![false; drafts.len()];
+        for root in 0..drafts.len() {
+            // Each with the number of its edges that were followed already.
+            let mut path: Vec<(usize, usize)> = vec![(root, 0)];
+            let mut on_path = BTreeSet::from([root]);
+            while let Some((id, followed)) = path.last_mut() {
+                let id = *id;
+                let edge = if finished.get(id) == Some(&true) { None } else { edges.get(id).and_then(|own| own.get(*followed)) };
+                let Some(edge) = edge else {
+                    if let Some(finished) = finished.get_mut(id) {
+                        *finished = true;
+                    }
+                    on_path.remove(&id);
+                    path.pop();
+                    continue;
+                };
+                *followed = followed.saturating_add(1);
+                let next = edge.dependency.service.0;
+                if !on_path.contains(&next) {
+                    if finished.get(next) != Some(&true) {
+                        on_path.insert(next);
+                        path.push((next, 0));
+                    }
+                    continue;
+                }
+                let members = path.iter().map(|(id, _)| *id).skip_while(|id| *id != next).chain([next]);
+                let names: Vec<&str> = members.filter_map(|id| drafts.get(id).map(|draft| draft.name.as_str())).collect();
+                if let (Some(draft), Some(span)) = (drafts.get(id), &edge.span) {
+                    self.problems.push(
+                        draft
+                            .source
+                            .error(span.clone(), format!("services depend on one another in a circle: {}", names.join(" -> ")))
+                            .help("remove one of these dependencies"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A dependency and where it was written; nowhere when it follows from a Procfile's `release:`.
+struct Edge {
+    dependency: Dependency,
+    span: Option<Range<usize>>,
+}
+
+/// Everything waits for a Procfile's `release:`, except what `release` itself waits for.
+fn wait_for_release(drafts: &[Draft], edges: &mut [Vec<Edge>]) {
+    let release = drafts.iter().position(|draft| {
+        draft.name == "release" && draft.procfile_index.is_some() && draft.kind == Some(Kind::Oneshot) && draft.autostart != Some(false)
+    });
+    let Some(release) = release else { return };
+    let mut needed = BTreeSet::from([release]);
+    let mut open = vec![release];
+    while let Some(id) = open.pop() {
+        for edge in edges.get(id).into_iter().flatten() {
+            let next = edge.dependency.service.0;
+            if needed.insert(next) {
+                open.push(next);
+            }
+        }
+    }
+    let dependency = Dependency { service: ServiceId(release), condition: Condition::Completed };
+    for (id, own) in edges.iter_mut().enumerate() {
+        if !needed.contains(&id) && !own.iter().any(|edge| edge.dependency.service == dependency.service) {
+            own.push(Edge { dependency, span: None });
+        }
+    }
+}
+
+/// How long the whole shutdown may take so that it ends before the platform's own SIGKILL: Fly.io sends it after 5 s, docker stop after
+/// 10 s, Kubernetes, ECS and Heroku after 30 s.
+fn platform_patience(env: &BTreeMap<OsString, OsString>) -> Duration {
+    let has = |name: &str| env.contains_key(OsStr::new(name));
+    let seconds = if has("FLY_APP_NAME") {
+        4
+    } else if ["KUBERNETES_SERVICE_HOST", "ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI", "DYNO"].into_iter().any(has) {
+        25
+    } else {
+        8
+    };
+    Duration::from_secs(seconds)
+}
