@@ -1,1 +1,555 @@
 //! The one event loop: feeds events to the engine and performs its actions.
+//!
+//! One thread does everything, and nothing on it blocks: signals come through a descriptor, launches report through pipes, log pipes
+//! and standard output are non-blocking, probes and HTTP are futures. [`Reaper`] is the only owner of waits. A turn of the loop is:
+//! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
+
+mod output;
+mod probes;
+mod setup;
+mod single;
+mod verbs;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use crate::config::{Http, Loaded};
+use crate::engine::spec::{Command, Service};
+use crate::engine::{Action, Engine, Event, LaunchError, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Timestamp};
+use crate::linux::output::{Streams, class_of};
+use crate::linux::poll::{Interest, Poller, Ready};
+use crate::linux::reap::Reaper;
+use crate::linux::signals::{Meaning, Received, Signals};
+use crate::linux::spawn::{self, Environment, LaunchProgress, Placement, Request, Stdio};
+use crate::linux::tree::{Died, MARKER, Sent, Trees};
+use crate::observe::{Level, Stream};
+use crate::server::SocketPath;
+
+use output::Output;
+use probes::Probes;
+pub use single::run_single;
+use verbs::{Asked, Desk};
+
+/// What the command line decides beside the file.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Overrules the file's `http`.
+    pub http: Option<Http>,
+    /// Overrules the file's `socket`.
+    pub socket: Option<SocketPath>,
+}
+
+// Classes of poller tokens, in their highest byte; the rest is a pid where nothing else is said.
+const SIGNALS: u8 = 1;
+const SINK: u8 = 2;
+const LAUNCH: u8 = 3;
+const STREAM: u8 = 4;
+const PROBE_LAUNCH: u8 = 5;
+const PROBE_STREAM: u8 = 6;
+
+const fn token(class: u8, pid: u32) -> u64 {
+    (class as u64) << 56 | pid as u64
+}
+
+fn pid_of(token: u64) -> u32 {
+    u32::try_from(token & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+/// At a run's end its pipes are emptied up to this; who writes faster than that is cut off.
+const LAST_WORDS: usize = 256 * 1024;
+/// For the last lines when everything is over.
+const FLUSH_WITHIN: Duration = Duration::from_millis(250);
+/// Where Kubernetes looks for a container's last words; it reads at most this much of them.
+const TERMINATION_LOG: (&str, usize) = ("/dev/termination-log", 4096);
+/// What a supervisor above firstmate said to firstmate, not to its services; see sd_notify(3) and sd_listen_fds(3).
+const NOT_FOR_SERVICES: [&str; 6] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// Runs a file in the foreground until everything is over. Returns firstmate's exit code; see `--help`.
+#[must_use]
+pub fn run(loaded: Loaded, options: Options) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return setup::cannot_run("create the event loop", &error),
+    };
+    // The first thing of all: a signal that comes before would be lost, or be the end.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return setup::cannot_run("receive signals", &error),
+    };
+    let reaper = match Reaper::adopt_orphans() {
+        Ok(reaper) => reaper,
+        Err(error) => return setup::cannot_run("become the parent of orphans", &error),
+    };
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, setup::run(loaded, options, signals, reaper))
+}
+
+/// What the shell knows of a run.
+struct Run {
+    pid: u32,
+    /// Until the launch has succeeded or failed.
+    launch: Option<OwnedFd>,
+    failed: Option<LaunchError>,
+    streams: [Option<u64>; 2],
+}
+
+/// Whose child a pid is.
+#[derive(Clone, Copy)]
+enum Owner {
+    Run(RunId),
+    Probe,
+}
+
+/// What tasks tell the loop.
+enum Message {
+    /// A probe that is a future has its answer.
+    Probed { run: RunId, kind: ProbeKind, number: u32, result: Result<(), String> },
+    /// An exec probe's time is up.
+    ProbeExpired { pid: u32, number: u32 },
+    /// An operator's wish.
+    Asked(Asked),
+}
+
+struct Supervisor {
+    engine: Rc<RefCell<Engine>>,
+    origin: Instant,
+    events: VecDeque<Event>,
+    actions: Vec<Action>,
+    exit: Option<i32>,
+    trees: Trees,
+    owners: HashMap<u32, Owner>,
+    runs: BTreeMap<RunId, Run>,
+    /// Runs whose main process is gone and whose tree is not.
+    clearing: BTreeSet<RunId>,
+    inherited: Environment,
+    poller: Arc<Poller>,
+    streams: Streams<(RunId, Stream)>,
+    output: Output,
+    probes: Probes,
+    desk: Desk,
+    interrupted: bool,
+    last_words: String,
+}
+
+impl Supervisor {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Until everything is over. Returns the exit code.
+    async fn supervise(mut self, mut signals: Signals, mut reaper: Reaper, mut messages: mpsc::UnboundedReceiver<Message>) -> u8 {
+        let mut ready = Vec::new();
+        if let Err(error) = self.poller.add(&signals, token(SIGNALS, 0), Interest::Read) {
+            return setup::cannot_run("wait for signals", &error.into());
+        }
+        self.events.push_back(Event::Tick);
+        self.settle();
+        // Children that were there before firstmate was executed may have died already, and their SIGCHLD with them.
+        self.reap(&mut reaper);
+        while self.exit.is_none() {
+            self.output.flush();
+            let deadline = crate::engine::event::earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                polled = self.poller.ready(&mut ready) => {
+                    if let Err(error) = polled {
+                        self.output.say(Level::Error, &format!("cannot wait for events: {error}"));
+                    }
+                    self.take_ready(&ready, &mut signals, &mut reaper);
+                }
+                Some(message) = messages.recv() => self.take_message(message),
+                () = sleep => self.events.push_back(Event::Tick),
+            }
+            self.settle();
+        }
+        self.leave()
+    }
+
+    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper) {
+        for one in ready {
+            match class_of(one.token) {
+                SIGNALS => self.take_signals(signals, reaper),
+                SINK => self.output.flush(),
+                LAUNCH => self.launch_progressed(pid_of(one.token)),
+                STREAM => self.read_stream(one.token),
+                PROBE_LAUNCH => self.probes.launch_progressed(pid_of(one.token), &self.poller),
+                PROBE_STREAM => self.probes.read_stream(one.token),
+                _ => {}
+            }
+        }
+    }
+
+    fn take_signals(&mut self, signals: &mut Signals, reaper: &mut Reaper) {
+        let mut child_ended = false;
+        loop {
+            match signals.read() {
+                Ok(Some(received)) => match Meaning::of(received.signal) {
+                    Meaning::ChildEnded => child_ended = true,
+                    Meaning::Stop => self.stop_signal(&received),
+                    // A terminal that hangs up is a user who closed the window.
+                    Meaning::Update if received.from_kernel => self.stop_signal(&received),
+                    Meaning::Update => self.output.say(
+                        Level::Warn,
+                        "SIGHUP was received, but this version cannot re-read its file; restart firstmate to apply changes",
+                    ),
+                    Meaning::Forward | Meaning::Ignore | Meaning::Untouched => {}
+                },
+                Ok(None) => break,
+                Err(error) => {
+                    self.output.say(Level::Error, &format!("cannot read a signal: {error}"));
+                    break;
+                }
+            }
+        }
+        if child_ended {
+            self.reap(reaper);
+        }
+    }
+
+    fn stop_signal(&mut self, received: &Received) {
+        let signal = received.signal;
+        // A terminal's Ctrl-C comes from the kernel. Platforms repeat their SIGTERM and mean nothing by it; a person who presses
+        // Ctrl-C again means now.
+        if signal == Signal::INT && received.from_kernel {
+            if self.interrupted {
+                self.events.push_back(Event::KillAll);
+                return;
+            }
+            self.interrupted = true;
+        }
+        self.events.push_back(Event::Shutdown(ShutdownCause::Signal { signal, sender: received.sender_pid }));
+    }
+
+    fn take_message(&mut self, message: Message) {
+        match message {
+            Message::Probed { run, kind, number, result } => {
+                self.probes.answered(run, kind, number);
+                self.events.push_back(Event::Probed { run, kind, number, result });
+            }
+            Message::ProbeExpired { pid, number } => {
+                if let Some(event) = self.probes.expired(pid, number) {
+                    self.events.push_back(event);
+                }
+            }
+            Message::Asked(asked) => {
+                let now = self.now();
+                let event = self.desk.take(asked, &self.engine.borrow(), now);
+                self.events.extend(event);
+            }
+        }
+    }
+
+    /// Lets the engine decide about all that happened, and performs it, until there is nothing more to decide.
+    fn settle(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let now = self.now();
+            let mut actions = std::mem::take(&mut self.actions);
+            self.engine.borrow_mut().step(now, event, &mut actions);
+            for action in actions.drain(..) {
+                self.perform(action);
+            }
+            self.actions = actions;
+        }
+        let now = self.now();
+        self.desk.settle(&self.engine.borrow(), now);
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Spawn { run } => {
+                if let Err(error) = self.spawn(run) {
+                    self.events.push_back(Event::Exited { run, outcome: Outcome::SpawnFailed(error), left_behind: 0 });
+                }
+            }
+            Action::Signal { run, signal } => {
+                let scope = self.service(run).map_or(crate::engine::spec::Scope::Main, |service| service.stop.scope);
+                let sent = self.trees.stop(run, signal, scope);
+                self.tell_refused(run, &sent);
+            }
+            Action::KillTree { run } => {
+                let sent = self.trees.kill_tree(run);
+                self.tell_refused(run, &sent);
+                self.check_cleared(run);
+            }
+            Action::Probe { run, kind, number } => self.probe(run, kind, number),
+            Action::CancelProbes { run } => self.probes.cancel(run),
+            Action::Notice(notice) => {
+                let text = self.output.notice(&notice);
+                if matches!(notice, crate::engine::Notice::Over { .. }) {
+                    self.last_words = text;
+                }
+            }
+            Action::Exit { code } => self.exit = Some(code),
+        }
+    }
+
+    fn service(&self, run: RunId) -> Option<Arc<Service>> {
+        self.engine.borrow().service(run.instance.service).cloned()
+    }
+
+    fn spawn(&mut self, run: RunId) -> Result<(), LaunchError> {
+        let Some(service) = self.service(run) else { return Ok(()) };
+        let environment = self.environment(run, &service)?;
+        let spawned = start(&service, &service.launch.command, &environment, Stdio::Pipes)?;
+        let pid = spawned.pid;
+        self.trees.started(run, self.output.instance_name(run.instance), pid);
+        self.owners.insert(pid, Owner::Run(run));
+        let mut streams = [None, None];
+        for (place, (fd, stream)) in streams.iter_mut().zip([(spawned.stdout, Stream::Out), (spawned.stderr, Stream::Err)]) {
+            let Some(fd) = fd else { continue };
+            match self.streams.add(fd, (run, stream)) {
+                Ok(token) => *place = Some(token),
+                Err(errno) => {
+                    let name = self.output.instance_name(run.instance);
+                    let text = format!("cannot read the output of {name}: {errno}; its output is lost");
+                    self.output.say(Level::Error, &text);
+                }
+            }
+        }
+        self.events.push_back(Event::Spawned { run, pid });
+        let launch = match self.poller.add(&spawned.launch, token(LAUNCH, pid), Interest::Read) {
+            Ok(()) => Some(spawned.launch),
+            Err(errno) => {
+                let text =
+                    format!("cannot watch the launch of {}: {errno}; it is taken for launched", self.output.instance_name(run.instance));
+                self.output.say(Level::Error, &text);
+                self.events.push_back(Event::Executed { run });
+                None
+            }
+        };
+        self.runs.insert(run, Run { pid, launch, failed: None, streams });
+        Ok(())
+    }
+
+    /// The whole environment of a run, or of its probes.
+    fn environment(&self, run: RunId, service: &Service) -> Result<Environment, LaunchError> {
+        let launch = &service.launch;
+        let mut environment = if launch.inherit_env { self.inherited.clone() } else { Environment::default() };
+        for (name, value) in &launch.env_defaults {
+            // The container's environment wins over `.env`.
+            if !launch.inherit_env || std::env::var_os(name).is_none() {
+                environment.set(name, value)?;
+            }
+        }
+        for (name, value) in &launch.env {
+            environment.set(name, value)?;
+        }
+        let name = self.output.instance_name(run.instance);
+        if let Some(port) = launch.port {
+            let port = port.saturating_add(run.instance.number.saturating_sub(1));
+            environment.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
+            environment.set(OsStr::new("PS"), OsStr::new(name))?;
+        }
+        environment.set(OsStr::new(MARKER), &self.trees.marker(name, run))?;
+        Ok(environment)
+    }
+
+    fn probe(&mut self, run: RunId, kind: ProbeKind, number: u32) {
+        let Some(service) = self.service(run) else { return };
+        let environment = self.environment(run, &service);
+        if let Some(event) = self.probes.start(run, kind, number, &service, environment, &mut self.trees, &mut self.owners, &self.poller) {
+            self.events.push_back(event);
+        }
+    }
+
+    fn launch_progressed(&mut self, pid: u32) {
+        if let Some(Owner::Run(run)) = self.owners.get(&pid).copied() {
+            self.read_launch(run);
+        }
+    }
+
+    /// Takes what the launch pipe tells, if it tells something.
+    fn read_launch(&mut self, run: RunId) {
+        let Some(known) = self.runs.get_mut(&run) else { return };
+        let Some(launch) = &known.launch else { return };
+        match spawn::read_launch(launch.as_fd()) {
+            LaunchProgress::Pending => return,
+            LaunchProgress::Executed => self.events.push_back(Event::Executed { run }),
+            LaunchProgress::Failed(error) => known.failed = Some(error),
+        }
+        if let Some(launch) = known.launch.take() {
+            let _ = self.poller.remove(&launch);
+        }
+    }
+
+    fn read_stream(&mut self, token: u64) {
+        let output = &mut self.output;
+        let ended = self.streams.read(token, &mut |(run, stream): (RunId, Stream), piece| output.service_line(run.instance, stream, piece));
+        if let Some((run, _)) = ended
+            && let Some(known) = self.runs.get_mut(&run)
+        {
+            for place in &mut known.streams {
+                if *place == Some(token) {
+                    *place = None;
+                }
+            }
+        }
+    }
+
+    fn reap(&mut self, reaper: &mut Reaper) {
+        loop {
+            match reaper.peek() {
+                Ok(Some(dead)) => {
+                    // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
+                    let outcome = dead.outcome().clone();
+                    self.child_died(dead.pid(), outcome);
+                    dead.reap();
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    self.output.say(Level::Error, &format!("cannot wait for children: {error}"));
+                    break;
+                }
+            }
+        }
+        let waiting: Vec<RunId> = self.clearing.iter().copied().collect();
+        for run in waiting {
+            self.check_cleared(run);
+        }
+        self.settle();
+    }
+
+    fn child_died(&mut self, pid: u32, outcome: Outcome) {
+        let owner = self.owners.get(&pid).copied();
+        if let Some(Owner::Run(run)) = owner {
+            // A launch that failed, or succeeded, before this death.
+            self.read_launch(run);
+        }
+        let died = self.trees.died(pid);
+        match owner {
+            Some(Owner::Run(run)) => {
+                let left_behind = match &died {
+                    Died::Leader { survivors, .. } => u32::try_from(survivors.len()).unwrap_or(u32::MAX),
+                    Died::Probe | Died::Member(_) | Died::Orphan => 0,
+                };
+                self.run_died(run, outcome, left_behind);
+            }
+            Some(Owner::Probe) => {
+                if let Some(event) = self.probes.died(pid, &outcome, &self.poller) {
+                    self.events.push_back(event);
+                }
+            }
+            None => {}
+        }
+        self.owners.remove(&pid);
+        self.settle();
+    }
+
+    fn run_died(&mut self, run: RunId, outcome: Outcome, left_behind: u32) {
+        let Some(known) = self.runs.get_mut(&run) else { return };
+        let outcome = known.failed.take().map_or(outcome, Outcome::SpawnFailed);
+        // What it said comes before the news of its end.
+        let streams = known.streams;
+        if left_behind == 0 {
+            self.finish(run);
+        } else {
+            for token in streams.into_iter().flatten() {
+                self.read_stream(token);
+            }
+            self.clearing.insert(run);
+        }
+        self.events.push_back(Event::Exited { run, outcome, left_behind });
+    }
+
+    /// Nothing is left of the run: its pipes are closed, its name is forgotten.
+    fn finish(&mut self, run: RunId) {
+        self.clearing.remove(&run);
+        self.trees.forget(run);
+        let Some(known) = self.runs.remove(&run) else { return };
+        let output = &mut self.output;
+        for token in known.streams.into_iter().flatten() {
+            self.streams.close(token, LAST_WORDS, &mut |(run, stream): (RunId, Stream), piece| {
+                output.service_line(run.instance, stream, piece);
+            });
+        }
+        if let Some(launch) = &known.launch {
+            let _ = self.poller.remove(launch);
+        }
+        // The pid may be reaped and given to another child by now; only if it is still this run's is it to be forgotten.
+        if matches!(self.owners.get(&known.pid), Some(Owner::Run(other)) if *other == run) {
+            self.owners.remove(&known.pid);
+        }
+    }
+
+    fn check_cleared(&mut self, run: RunId) {
+        if self.clearing.contains(&run) && self.trees.survivors(run).is_empty() {
+            self.finish(run);
+            self.events.push_back(Event::TreeGone { run });
+        }
+    }
+
+    fn tell_refused(&mut self, run: RunId, sent: &Sent) {
+        if let Some((pid, errno)) = sent.refused.first() {
+            let text = format!(
+                "cannot signal pid {pid} of {}: {}; is it another user's, and firstmate not root?",
+                self.output.instance_name(run.instance),
+                std::io::Error::from_raw_os_error(*errno)
+            );
+            self.output.say(Level::Warn, &text);
+        }
+    }
+
+    fn leave(self) -> u8 {
+        use std::io::Write as _;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        self.output.flush_until(Instant::now() + FLUSH_WITHIN);
+        let (path, most) = TERMINATION_LOG;
+        let words: String = self.last_words.chars().take(most / 4).collect();
+        // Only where the platform made it; it has no use for an error.
+        if let Ok(mut file) = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
+            let _ = file.write_all(words.as_bytes());
+        }
+        u8::try_from(self.exit.unwrap_or_default().clamp(0, 255)).unwrap_or(u8::MAX)
+    }
+}
+
+/// Starts a program as one of the service's: its main process or a probe.
+fn start(service: &Service, command: &Command, env: &Environment, stdio: Stdio) -> Result<spawn::Spawned, LaunchError> {
+    let launch = &service.launch;
+    let argv = argv_of(command);
+    spawn::spawn(&Request {
+        argv: &argv,
+        env,
+        working_dir: &launch.working_dir,
+        user: launch.user.as_deref(),
+        group: launch.group.as_deref(),
+        umask: launch.umask,
+        nice: launch.nice,
+        limits: &launch.limits,
+        stdio,
+        placement: Placement::Session,
+    })
+}
+
+fn argv_of(command: &Command) -> Vec<OsString> {
+    match command {
+        Command::Argv(words) => words.iter().map(OsString::from).collect(),
+        Command::Shell(text) => vec!["/bin/sh".into(), "-c".into(), text.into()],
+    }
+}
+
+/// firstmate's own environment, as services get it.
+fn inherited() -> Environment {
+    let mut environment = Environment::default();
+    for (name, value) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.is_empty() || NOT_FOR_SERVICES.contains(&name_text.as_ref()) || name_text == MARKER {
+            continue;
+        }
+        // The kernel handed it to us, so it can hand it on; a name with `=` in it cannot have come out of vars_os.
+        let _ = environment.set(&name, &value);
+    }
+    environment
+}

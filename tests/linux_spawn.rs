@@ -454,7 +454,10 @@ fn signals_arrive() {
         let argv: Vec<OsString> = words("sh -c").into_iter().chain([format!("kill -{} {own}", signal.number()).into()]).collect();
         let spawned = spawn::spawn(&plain(&argv, &env)).unwrap();
         let received = until(name, || signals.read().unwrap().filter(|received| received.signal.number() != libc::SIGCHLD));
-        assert_eq!((received.signal, received.sender_pid, received.sender_uid, received.from_kernel), (signal, Some(spawned.pid), 0, false));
+        assert_eq!(
+            (received.signal, received.sender_pid, received.sender_uid, received.from_kernel),
+            (signal, Some(spawned.pid), 0, false)
+        );
         assert_eq!(stage.outcome_of(spawned.pid), Outcome::Exited(0));
     }
     let child_died = until("SIGCHLD", || signals.read().unwrap());

@@ -368,9 +368,9 @@ pub enum EndCause {
     Killed,
 }
 
-/// A moment at which something is due, or nothing is.
+/// The earlier of two deadlines; `None` is never.
 #[must_use]
-pub(crate) fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+pub fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),

@@ -159,6 +159,12 @@ impl Engine {
         }
     }
 
+    /// What is true of one instance.
+    #[must_use]
+    pub fn instance_status_of(&self, now: Timestamp, id: InstanceId) -> Option<InstanceStatus> {
+        Some(self.instance_status(now, self.service(id.service)?, self.instance(id)?))
+    }
+
     /// The run's pid, while its main process is known.
     #[must_use]
     pub fn pid_of(&self, run: RunId) -> Option<u32> {

@@ -579,7 +579,8 @@ fn signal_exactly(pid: u32, started: u64, signal: Signal) -> Result<(), Errno> {
     }
     if let Some(pin) = pin {
         // SAFETY: no siginfo is given, the rest are numbers.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pin.as_raw_fd(), signal.number(), std::ptr::null::<libc::siginfo_t>(), 0) };
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pin.as_raw_fd(), signal.number(), std::ptr::null::<libc::siginfo_t>(), 0) };
         match errno_of(result) {
             Err(Errno::ENOSYS) => {}
             result => return result,

@@ -3,7 +3,6 @@
 //! One notice is one line. The last one, `Notice::Over`, says in a sentence why everything ended and with which code; the same text is
 //! meant for `/dev/termination-log`.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
@@ -33,68 +32,18 @@ impl<T: AsRef<str>> Names for &[T] {
     }
 }
 
-/// Turns notices into sentences. Remembers which runs firstmate has been ending, so that it can say of a signal "not by firstmate";
-/// at most one run per instance.
-#[derive(Debug, Default)]
-pub struct Narrator {
-    ending: BTreeMap<InstanceId, u32>,
-    shutting_down: bool,
-}
-
-impl Narrator {
-    /// One that has seen nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Replaces `text` by the sentence for `notice`. Every notice is to be told, in order.
-    pub fn tell(&mut self, notice: &Notice, names: &dyn Names, text: &mut String) -> Level {
-        text.clear();
-        let ours = self.note(notice);
-        match write_notice(text, notice, names, ours) {
-            Ok(level) => level,
-            // Writing to a String cannot fail.
-            Err(fmt::Error) => Level::Info,
-        }
-    }
-
-    /// Whether the run the notice is about was being ended by firstmate.
-    fn note(&mut self, notice: &Notice) -> bool {
-        match notice {
-            Notice::Stopping { run, .. } | Notice::Killing { run, .. } => {
-                self.ending.insert(run.instance, run.run);
-                true
-            }
-            Notice::Ended { run, .. } => {
-                let ours = self.ending.get(&run.instance) == Some(&run.run);
-                self.ending.remove(&run.instance);
-                ours || self.shutting_down
-            }
-            Notice::ShuttingDown { .. } => {
-                self.shutting_down = true;
-                true
-            }
-            Notice::Started { .. }
-            | Notice::Waiting { .. }
-            | Notice::Ready { .. }
-            | Notice::NotReady { .. }
-            | Notice::NotLive { .. }
-            | Notice::StartTimedOut { .. }
-            | Notice::Restarting { .. }
-            | Notice::Completed { .. }
-            | Notice::NotRestarted { .. }
-            | Notice::GaveUp { .. }
-            | Notice::Blocked { .. }
-            | Notice::Stopped { .. }
-            | Notice::StillWaiting { .. }
-            | Notice::Over { .. } => false,
-        }
+/// Replaces `text` by the sentence for `notice`.
+pub fn tell(notice: &Notice, names: &dyn Names, text: &mut String) -> Level {
+    text.clear();
+    match write_notice(text, notice, names) {
+        Ok(level) => level,
+        // Writing to a String cannot fail.
+        Err(fmt::Error) => Level::Info,
     }
 }
 
 #[expect(clippy::too_many_lines, reason = "one arm a notice, to be read side by side")]
-fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names, ours: bool) -> Result<Level, fmt::Error> {
+fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result<Level, fmt::Error> {
     let instance = |instance: InstanceId| InstanceName(instance, names);
     let of = |run: RunId| InstanceName(run.instance, names);
     let service = |id| ServiceName(id, names);
@@ -126,12 +75,12 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names, ours: boo
             }
             Level::Warn
         }
-        Notice::Ended { run, outcome, uptime, clean, left_behind } => {
+        Notice::Ended { run, outcome, uptime, clean, left_behind, asked } => {
             match outcome {
                 Outcome::Exited(code) => write!(text, "{} exited with code {code} after {}", of(*run), duration(*uptime))?,
                 Outcome::Signaled(signal) => {
                     write!(text, "{} killed by {signal} after {}", of(*run), duration(*uptime))?;
-                    if !ours && is_sent(*signal) {
+                    if !asked && is_sent(*signal) {
                         write!(text, " (not by firstmate)")?;
                     }
                 }
@@ -495,9 +444,8 @@ mod tests {
     }
 
     fn told(notices: &[Notice]) -> Vec<(Level, String)> {
-        let mut narrator = Narrator::new();
         let mut text = String::from("what was there before");
-        notices.iter().map(|notice| (narrator.tell(notice, &NAMES.as_slice(), &mut text), text.clone())).collect()
+        notices.iter().map(|notice| (tell(notice, &NAMES.as_slice(), &mut text), text.clone())).collect()
     }
 
     #[track_caller]
@@ -506,7 +454,7 @@ mod tests {
     }
 
     fn ended(instance: InstanceId, outcome: Outcome, clean: bool, left_behind: u32) -> Notice {
-        Notice::Ended { run: run(instance), outcome, uptime: secs(243), clean, left_behind }
+        Notice::Ended { run: run(instance), outcome, uptime: secs(243), clean, left_behind, asked: false }
     }
 
     #[test]
@@ -558,18 +506,16 @@ mod tests {
 
     #[test]
     fn a_signal_is_blamed_on_others_only_when_it_was_not_ours() {
-        let killing = || Notice::Killing { run: run(WEB), after: secs(10) };
-        let killed = || ended(WEB, Outcome::Signaled(Signal::KILL), false, 0);
-        let ours = "web.1 killed by SIGKILL after 4 min 3 s".to_owned();
-        let not_ours = "web.1 killed by SIGKILL after 4 min 3 s (not by firstmate)".to_owned();
-        let lines = told(&[killing(), killed(), killed()]);
-        assert_eq!(lines[1].1, ours);
-        assert_eq!(lines[2].1, not_ours, "the next run was not being ended");
-        let old = RunId { instance: WEB, run: 2 };
-        let lines = told(&[Notice::Killing { run: old, after: secs(1) }, killed()]);
-        assert_eq!(lines[1].1, not_ours, "it was an earlier run that firstmate ended");
-        let shutdown = Notice::ShuttingDown { why: EndCause::Killed, within: secs(8), drain: Duration::ZERO };
-        assert_eq!(told(&[shutdown, killed()])[1].1, ours);
+        let killed = |asked| Notice::Ended {
+            run: run(WEB),
+            outcome: Outcome::Signaled(Signal::KILL),
+            uptime: secs(243),
+            clean: false,
+            left_behind: 0,
+            asked,
+        };
+        says(killed(true), Level::Warn, "web.1 killed by SIGKILL after 4 min 3 s");
+        says(killed(false), Level::Warn, "web.1 killed by SIGKILL after 4 min 3 s (not by firstmate)");
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Everything that is said: services' lines, firstmate's own, all through one sink that never blocks.
+
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crate::engine::{Engine, InstanceId, Notice, ServiceId};
+use crate::linux::output::{Gap, Origin, Piece, QUEUE, Sink};
+use crate::linux::poll::Poller;
+use crate::observe::notice::{self, Names, dropped};
+use crate::observe::{Format, Level, OwnLines, Stream, install, no_colour_wanted};
+
+/// The names of services and instances, made once.
+struct NameTable {
+    services: Vec<String>,
+    /// By service, then by number from 1.
+    instances: Vec<Vec<String>>,
+}
+
+impl Names for NameTable {
+    fn service(&self, id: ServiceId) -> Option<&str> {
+        self.services.get(id.0).map(String::as_str)
+    }
+}
+
+pub(super) struct Output {
+    sink: Arc<Mutex<Sink>>,
+    format: Format,
+    names: NameTable,
+    line: Vec<u8>,
+    text: String,
+}
+
+impl Output {
+    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64) -> std::io::Result<Self> {
+        let stdout = std::io::stdout();
+        let no_colour = no_colour_wanted(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
+        let mut format = Format::detect(stdout.is_terminal(), no_colour);
+        let services: Vec<String> = engine.names().map(ToOwned::to_owned).collect();
+        let mut instances: Vec<Vec<String>> = services.iter().map(|_| Vec::new()).collect();
+        for id in engine.instance_ids() {
+            if let Some(numbered) = instances.get_mut(id.service.0) {
+                numbered.push(engine.instance_name(id));
+            }
+        }
+        format.fit_names(instances.iter().flatten().map(String::as_str));
+        let mut gap_format = format.clone();
+        let tell = Box::new(move |out: &mut Vec<u8>, gap: Gap| {
+            let text = dropped(gap.lines, gap.unread_for, gap.errno.map_or(0, |errno| errno as i32)).to_string();
+            gap_format.own_line(out, SystemTime::now(), Level::Warn, &text);
+        });
+        let sink = Arc::new(Mutex::new(Sink::open(stdout.as_fd(), poller, token, QUEUE, tell)?));
+        let shared = Arc::clone(&sink);
+        // Another subscriber can only be there when a program embeds this crate; then it hears what libraries say.
+        let _ = install(OwnLines::new(tracing::Level::INFO, format.clone(), move |line: &[u8]| {
+            lock(&shared).push(line, Origin::Own);
+        }));
+        Ok(Self { sink, format, names: NameTable { services, instances }, line: Vec::new(), text: String::new() })
+    }
+
+    /// `web.1`.
+    pub(super) fn instance_name(&self, id: InstanceId) -> &str {
+        let number = usize::from(id.number).saturating_sub(1);
+        self.names.instances.get(id.service.0).and_then(|numbered| numbered.get(number)).map_or("?", String::as_str)
+    }
+
+    pub(super) fn service_line(&mut self, id: InstanceId, stream: Stream, piece: Piece<'_>) {
+        let mut line = std::mem::take(&mut self.line);
+        line.clear();
+        let number = usize::from(id.number).saturating_sub(1);
+        let name = self.names.instances.get(id.service.0).and_then(|numbered| numbered.get(number)).map_or("?", String::as_str);
+        self.format.service_line(&mut line, SystemTime::now(), name, id.service.0, stream, piece.text, piece.continued);
+        lock(&self.sink).push(&line, Origin::Service);
+        self.line = line;
+    }
+
+    /// A line of firstmate's own.
+    pub(super) fn say(&mut self, level: Level, text: &str) {
+        self.line.clear();
+        self.format.own_line(&mut self.line, SystemTime::now(), level, text);
+        lock(&self.sink).push(&self.line, Origin::Own);
+    }
+
+    /// Tells a notice, and gives back what was said.
+    pub(super) fn notice(&mut self, notice: &Notice) -> String {
+        let mut text = std::mem::take(&mut self.text);
+        let level = notice::tell(notice, &self.names, &mut text);
+        self.say(level, &text);
+        let said = if matches!(notice, Notice::Over { .. }) { text.clone() } else { String::new() };
+        self.text = text;
+        said
+    }
+
+    pub(super) fn flush(&self) {
+        lock(&self.sink).flush();
+    }
+
+    pub(super) fn flush_until(&self, deadline: Instant) {
+        lock(&self.sink).flush_until(deadline);
+    }
+}
+
+/// A panic while it was held left a queue of whole lines, which is as good as ever.
+fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
+    sink.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,235 @@
+//! Probes that are under way: futures for TCP and HTTP, children for exec.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal as NixSignal, killpg};
+use nix::unistd::Pid;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::task::AbortHandle;
+
+use super::{Message, Owner, PROBE_LAUNCH, PROBE_STREAM, start, token};
+use crate::engine::spec::{Check, Service};
+use crate::engine::{Event, LaunchError, Outcome, ProbeKind, RunId};
+use crate::linux::output::Streams;
+use crate::linux::poll::{Interest, Poller};
+use crate::linux::probe::{self, Hosts};
+use crate::linux::spawn::{self, Environment, LaunchProgress, Stdio};
+use crate::linux::tree::Trees;
+
+/// Of what an exec probe says, this much of its last line is shown.
+const COMPLAINT: usize = 200;
+/// At its end its pipe is emptied up to this.
+const LAST_WORDS: usize = 16 * 1024;
+
+pub(super) struct Probes {
+    messages: UnboundedSender<Message>,
+    hosts: Hosts,
+    /// Those that are futures.
+    tasks: BTreeMap<(RunId, ProbeKind), (u32, AbortHandle)>,
+    /// Those that are children, by pid, until they are reaped.
+    children: HashMap<u32, Child>,
+    streams: Streams<u32>,
+    /// The last line of each child's output.
+    said: HashMap<u32, String>,
+}
+
+struct Child {
+    run: RunId,
+    kind: ProbeKind,
+    number: u32,
+    launch: Option<OwnedFd>,
+    failed: Option<LaunchError>,
+    stream: Option<u64>,
+    /// Nobody waits for its answer any more.
+    settled: bool,
+    timer: AbortHandle,
+}
+
+impl Probes {
+    pub(super) fn new(messages: UnboundedSender<Message>, poller: Arc<Poller>, hosts: Hosts) -> Self {
+        Self {
+            messages,
+            hosts,
+            tasks: BTreeMap::new(),
+            children: HashMap::new(),
+            streams: Streams::new(poller, PROBE_STREAM),
+            said: HashMap::new(),
+        }
+    }
+
+    /// Asks. An answer that is known at once is returned.
+    #[expect(clippy::too_many_arguments, reason = "a probe touches what a spawn touches")]
+    pub(super) fn start(
+        &mut self,
+        run: RunId,
+        kind: ProbeKind,
+        number: u32,
+        service: &Service,
+        environment: Result<Environment, LaunchError>,
+        trees: &mut Trees,
+        owners: &mut HashMap<u32, Owner>,
+        poller: &Poller,
+    ) -> Option<Event> {
+        let asked = match kind {
+            ProbeKind::Ready => service.ready.as_ref()?,
+            ProbeKind::Live => service.live.as_ref()?,
+        };
+        let limit = asked.timeout;
+        let failed = |why: String| Some(Event::Probed { run, kind, number, result: Err(why) });
+        match &asked.check {
+            Check::Tcp { host, port } => match self.hosts.resolve(host) {
+                Ok(addresses) => {
+                    let port = *port;
+                    self.task(run, kind, number, async move { probe::tcp(&addresses, port, limit).await });
+                    None
+                }
+                Err(why) => failed(why),
+            },
+            Check::Http { host, port, path } => match self.hosts.resolve(host) {
+                Ok(addresses) => {
+                    let (host, port, path) = (host.clone(), *port, path.clone());
+                    self.task(run, kind, number, async move { probe::http(&addresses, &host, port, &path, limit).await });
+                    None
+                }
+                Err(why) => failed(why),
+            },
+            Check::Exec(command) => {
+                let spawned = match environment.and_then(|environment| start(service, command, &environment, Stdio::Capture)) {
+                    Ok(spawned) => spawned,
+                    Err(error) => return failed(format!("cannot start the probe: {error}")),
+                };
+                let pid = spawned.pid;
+                trees.probe_started(pid);
+                owners.insert(pid, Owner::Probe);
+                let stream = spawned.stdout.and_then(|fd| self.streams.add(fd, pid).ok());
+                let launch = poller.add(&spawned.launch, token(PROBE_LAUNCH, pid), Interest::Read).is_ok().then_some(spawned.launch);
+                let timer = self.timer(pid, number, limit);
+                self.children.insert(pid, Child { run, kind, number, launch, failed: None, stream, settled: false, timer });
+                None
+            }
+        }
+    }
+
+    fn task(&mut self, run: RunId, kind: ProbeKind, number: u32, question: impl Future<Output = Result<(), String>> + 'static) {
+        let messages = self.messages.clone();
+        let task = tokio::task::spawn_local(async move {
+            let result = question.await;
+            // The loop is gone only when everything is over.
+            let _ = messages.send(Message::Probed { run, kind, number, result });
+        });
+        if let Some((_, earlier)) = self.tasks.insert((run, kind), (number, task.abort_handle())) {
+            earlier.abort();
+        }
+    }
+
+    fn timer(&self, pid: u32, number: u32, limit: Duration) -> AbortHandle {
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(limit).await;
+            let _ = messages.send(Message::ProbeExpired { pid, number });
+        })
+        .abort_handle()
+    }
+
+    pub(super) fn answered(&mut self, run: RunId, kind: ProbeKind, number: u32) {
+        if self.tasks.get(&(run, kind)).is_some_and(|(asked, _)| *asked == number) {
+            self.tasks.remove(&(run, kind));
+        }
+    }
+
+    /// A child's time is up: it is killed with its group, and its answer is no.
+    pub(super) fn expired(&mut self, pid: u32, number: u32) -> Option<Event> {
+        let child = self.children.get_mut(&pid).filter(|child| child.number == number && !child.settled)?;
+        child.settled = true;
+        kill(pid);
+        Some(Event::Probed { run: child.run, kind: child.kind, number, result: Err("the probe's command did not end in time".to_owned()) })
+    }
+
+    /// Cuts off every question about this run.
+    pub(super) fn cancel(&mut self, run: RunId) {
+        for kind in [ProbeKind::Ready, ProbeKind::Live] {
+            if let Some((_, task)) = self.tasks.remove(&(run, kind)) {
+                task.abort();
+            }
+        }
+        for (pid, child) in &mut self.children {
+            if child.run == run {
+                child.settled = true;
+                child.timer.abort();
+                kill(*pid);
+            }
+        }
+    }
+
+    pub(super) fn launch_progressed(&mut self, pid: u32, poller: &Poller) {
+        let Some(child) = self.children.get_mut(&pid) else { return };
+        let Some(launch) = &child.launch else { return };
+        match spawn::read_launch(launch.as_fd()) {
+            LaunchProgress::Pending => return,
+            LaunchProgress::Executed => {}
+            LaunchProgress::Failed(error) => child.failed = Some(error),
+        }
+        if let Some(launch) = child.launch.take() {
+            let _ = poller.remove(&launch);
+        }
+    }
+
+    pub(super) fn read_stream(&mut self, token: u64) {
+        let said = &mut self.said;
+        if let Some(pid) = self.streams.read(token, &mut |pid, piece| remember(said, pid, piece.text))
+            && let Some(child) = self.children.get_mut(&pid)
+        {
+            child.stream = None;
+        }
+    }
+
+    /// The child is dead, and not reaped yet.
+    pub(super) fn died(&mut self, pid: u32, outcome: &Outcome, poller: &Poller) -> Option<Event> {
+        self.launch_progressed(pid, poller);
+        let child = self.children.remove(&pid)?;
+        child.timer.abort();
+        // Whatever it started in its own group goes with it; the zombie still pins the group.
+        kill(pid);
+        if let Some(launch) = &child.launch {
+            let _ = poller.remove(launch);
+        }
+        if let Some(token) = child.stream {
+            let said = &mut self.said;
+            self.streams.close(token, LAST_WORDS, &mut |pid, piece| remember(said, pid, piece.text));
+        }
+        let said = self.said.remove(&pid);
+        if child.settled {
+            return None;
+        }
+        let result = match (child.failed, outcome) {
+            (Some(error), _) => Err(format!("cannot start the probe: {error}")),
+            (None, Outcome::Exited(0)) => Ok(()),
+            (None, outcome) => Err(match said {
+                Some(said) => format!("{outcome}: {said}"),
+                None => outcome.to_string(),
+            }),
+        };
+        Some(Event::Probed { run: child.run, kind: child.kind, number: child.number, result })
+    }
+}
+
+fn remember(said: &mut HashMap<u32, String>, pid: u32, text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    let text = text.trim();
+    if !text.is_empty() {
+        said.insert(pid, text.chars().filter(|character| !character.is_control()).take(COMPLAINT).collect());
+    }
+}
+
+/// The child leads its own session and is not reaped, so the group is its own.
+fn kill(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        // ESRCH only: between fork and setsid there is no such group yet, and the leader is killed by its pid.
+        if killpg(Pid::from_raw(pid), NixSignal::SIGKILL).is_err() {
+            let _ = nix::sys::signal::kill(Pid::from_raw(pid), NixSignal::SIGKILL);
+        }
+    }
+}
