@@ -6,7 +6,7 @@
 mod stage;
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -381,7 +381,7 @@ fn a_launch_does_not_hold_up_its_parent() {
         let wchan = std::fs::read_to_string(format!("/proc/{}/stat", spawned.pid)).unwrap();
         wchan.contains(") S ").then_some(wchan)
     });
-    assert_eq!(spawn::read_launch(std::os::fd::AsFd::as_fd(&spawned.launch)), spawn::LaunchProgress::Pending, "{state}");
+    assert_eq!(spawn::read_launch(spawned.launch.as_fd()), spawn::LaunchProgress::Pending, "{state}");
     // SAFETY: our own child, not reaped yet.
     unsafe { libc::kill(i32::try_from(spawned.pid).unwrap(), libc::SIGKILL) };
     assert_eq!(stage.outcome_of(spawned.pid), Outcome::Signaled(Signal::KILL));
@@ -454,11 +454,17 @@ fn signals_arrive() {
         let argv: Vec<OsString> = words("sh -c").into_iter().chain([format!("kill -{} {own}", signal.number()).into()]).collect();
         let spawned = spawn::spawn(&plain(&argv, &env)).unwrap();
         let received = until(name, || signals.read().unwrap().filter(|received| received.signal.number() != libc::SIGCHLD));
-        assert_eq!((received.signal, received.sender_pid, received.sender_uid, received.from_kernel), (signal, Some(spawned.pid), 0, false));
+        assert_eq!(
+            (received.signal, received.sender_pid, received.sender_uid, received.from_kernel),
+            (signal, Some(spawned.pid), 0, false)
+        );
         assert_eq!(stage.outcome_of(spawned.pid), Outcome::Exited(0));
     }
+    while signals.read().unwrap().is_some() {}
+    let spawned = spawn::spawn(&plain(&words("true"), &env)).unwrap();
     let child_died = until("SIGCHLD", || signals.read().unwrap());
     assert_eq!((child_died.signal.number(), child_died.sender_pid, child_died.from_kernel), (libc::SIGCHLD, None, true));
+    assert_eq!(stage.outcome_of(spawned.pid), Outcome::Exited(0));
 }
 
 #[test]

@@ -242,7 +242,9 @@ pub fn read_launch(launch: BorrowedFd<'_>) -> LaunchProgress {
             Ok(length) => LaunchProgress::Failed(decode(message.get(..length).unwrap_or_default())),
             Err(Errno::EAGAIN) => LaunchProgress::Pending,
             Err(Errno::EINTR) => continue,
-            Err(errno) => LaunchProgress::Failed(LaunchError { stage: Stage::Pipes, errno: errno as i32, detail: "launch pipe".to_owned() }),
+            Err(errno) => {
+                LaunchProgress::Failed(LaunchError { stage: Stage::Pipes, errno: errno as i32, detail: "launch pipe".to_owned() })
+            }
         };
     }
 }
@@ -608,9 +610,8 @@ fn reset_signals() -> Result<(), Failure<'static>> {
     // Raw, because the C libraries refuse 32 and 33 (musl 34 too), which a posix_spawn above us may have left ignored.
     for signal in (1..=crate::engine::signal::SIGRTMAX).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
         // SAFETY: the action is as large as the kernel's largest struct sigaction and no old one is asked for.
-        let result = unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT_ACTION.as_ptr(), ptr::null_mut::<u64>(), size_of::<u64>())
-        };
+        let result =
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT_ACTION.as_ptr(), ptr::null_mut::<u64>(), size_of::<u64>()) };
         check(result, Stage::Signals, b"")?;
     }
     let none = 0_u64;
@@ -621,12 +622,7 @@ fn reset_signals() -> Result<(), Failure<'static>> {
 }
 
 /// Puts the pipes at 1 and 2 and /dev/null at 0, whatever numbers they have now.
-fn connect_stdio(
-    stdio: Stdio,
-    launch: &mut RawFd,
-    stdout: &mut Option<RawFd>,
-    stderr: &mut Option<RawFd>,
-) -> Result<(), Failure<'static>> {
+fn connect_stdio(stdio: Stdio, launch: &mut RawFd, stdout: &mut Option<RawFd>, stderr: &mut Option<RawFd>) -> Result<(), Failure<'static>> {
     // firstmate may have been started with 0, 1 or 2 closed, and then our own pipes are there.
     for fd in [Some(launch), stdout.as_mut(), stderr.as_mut()].into_iter().flatten() {
         if *fd < 3 {

@@ -283,16 +283,22 @@ impl Trees {
                 break;
             }
         }
-        for (&pid, member) in self.members.iter().filter(|(_, member)| member.run == run) {
-            if !found.iter().any(|process| process.pid == pid)
-                && let Some(stat) = read_stat(pid)
-                && stat.lives
-                && stat.started == member.started
-            {
-                found.push(Process { pid, started: stat.started, session: stat.session });
+        let seen: BTreeSet<u32> = found.iter().map(|process| process.pid).collect();
+        self.members.retain(|pid, member| {
+            if member.run != run || seen.contains(pid) {
+                return true;
             }
-        }
-        self.members.retain(|_, member| member.run != run);
+            match read_stat(*pid) {
+                Some(stat) if stat.started == member.started => {
+                    if stat.lives {
+                        found.push(Process { pid: *pid, started: stat.started, session: stat.session });
+                    }
+                    // The dead stay known too, until `died` asks who they were.
+                    true
+                }
+                _ => false,
+            }
+        });
         self.members.extend(found.iter().map(|process| (process.pid, Member { run, started: process.started })));
         if let Some(tree) = self.runs.get_mut(&run) {
             // A session number that nobody in the tree has any more may be given to anyone.
@@ -579,7 +585,8 @@ fn signal_exactly(pid: u32, started: u64, signal: Signal) -> Result<(), Errno> {
     }
     if let Some(pin) = pin {
         // SAFETY: no siginfo is given, the rest are numbers.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pin.as_raw_fd(), signal.number(), std::ptr::null::<libc::siginfo_t>(), 0) };
+        let result =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pin.as_raw_fd(), signal.number(), std::ptr::null::<libc::siginfo_t>(), 0) };
         match errno_of(result) {
             Err(Errno::ENOSYS) => {}
             result => return result,

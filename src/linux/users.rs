@@ -284,7 +284,12 @@ mod tests {
 
     #[test]
     fn huge_lines_and_names_are_no_trouble() {
-        let passwd = format!("{}:x:1:1:::\n{}:x:2:2:::\nweb:x:3:4:{}:/:/bin/sh\nlast:x:5:6:::\n", "w".repeat(70_000), "v".repeat(255), "g".repeat(70_000));
+        let passwd = format!(
+            "{}:x:1:1:::\n{}:x:2:2:::\nweb:x:3:4:{}:/:/bin/sh\nlast:x:5:6:::\n",
+            "w".repeat(70_000),
+            "v".repeat(255),
+            "g".repeat(70_000)
+        );
         assert_eq!(user(&passwd, "last"), Some((5, 6)));
         assert_eq!(user(&passwd, "web"), Some((3, 4)));
         assert_eq!(user(&passwd, &"v".repeat(255)), Some((2, 2)));
