@@ -119,7 +119,7 @@ fn pipes_on_the_standard_numbers_are_moved_out_of_the_way() {
         // SAFETY: the saved copies are put back below.
         let saved: Vec<i32> = closed.iter().map(|&fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100) }).collect();
         // SAFETY: as above.
-        closed.iter().for_each(|&fd| drop(unsafe { libc::close(fd) }));
+        closed.iter().for_each(|&fd| assert_eq!(unsafe { libc::close(fd) }, 0));
         let result = stage.play(&plain(&argv, &env));
         for (&fd, &copy) in closed.iter().zip(&saved) {
             // SAFETY: as above.
