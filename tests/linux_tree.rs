@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use firstmate::engine::spec::Scope;
 use firstmate::engine::{InstanceId, Outcome, RunId, ServiceId, Signal};
@@ -274,6 +274,7 @@ fn the_next_owner_of_a_pid_is_not_the_old_one() {
         let member = forest.pid_in("member");
         assert_eq!(forest.trees.survivors(run(0, 1)), [member]);
         kill(member, libc::SIGKILL);
+        let started = Instant::now();
         forest.trees.signal(run(0, 1), Signal::KILL, Scope::Main);
         // Reaped without a word to the trees about the member, as if the kernel were faster than we are.
         until("both are reaped", || {
@@ -285,6 +286,8 @@ fn the_next_owner_of_a_pid_is_not_the_old_one() {
             }
             (forest.stage.dead.iter().filter(|(pid, _)| *pid == member).count() == 1).then_some(())
         });
+        // Start times are told in hundredths of a second, and no real counter comes round within one.
+        until("the next tick", || (started.elapsed() > Duration::from_millis(20)).then_some(()));
         // A stranger gets the same number, and makes it its session as the member had.
         std::fs::write("/proc/sys/kernel/ns_last_pid", (member - 1).to_string()).unwrap();
         let stranger = forest.stranger("sleep");
@@ -473,17 +476,18 @@ fn who_may_not_be_signalled_is_named() {
 }
 
 #[test]
-fn looking_is_cheap_among_two_hundred() {
+fn two_hundred_others_are_nobodys_survivors() {
     in_both_ways(|forest| {
         for service in 0..200 {
             forest.start(run(service, 1), &words("sleep 1000"));
         }
         let start = Instant::now();
-        for _ in 0..20 {
-            assert_eq!(forest.trees.survivors(run(7, 1)), []);
+        for service in 0..20 {
+            assert_eq!(forest.trees.survivors(run(service, 1)), []);
         }
-        let each = start.elapsed() / 20;
-        println!("200 living leaders: {each:?} a look");
-        assert!(each.as_millis() < 50, "{each:?}");
+        println!("200 living leaders: {:?} a look", start.elapsed() / 20);
+        forest.trees.kill_tree(run(7, 1));
+        assert_eq!(forest.left_behind(run(7, 1)), []);
+        assert_eq!(children().len(), 199);
     });
 }

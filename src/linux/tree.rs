@@ -460,8 +460,11 @@ impl Kin {
             Self::Files => {
                 let mut children = Vec::new();
                 let mut text = Vec::new();
-                // Each thread has the children it forked; see proc_tid_children(5).
-                for thread in numbers_in(&format!("/proc/{pid}/task")) {
+                // Each thread has the children it forked; see proc_tid_children(5). With one thread, which the link count of the
+                // directory tells (2 and the threads), there is no need to list them.
+                let tasks = format!("/proc/{pid}/task");
+                let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
+                for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
                     text.clear();
                     if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| file.read_to_end(&mut text)).is_ok() {
                         children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
