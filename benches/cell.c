@@ -32,6 +32,9 @@ int main(int argc, char **argv) {
         return 64;
     }
     struct board *board = board_open();
+    /* Should the harness be killed, so are this program, the namespace's init and with it everything in the namespace. */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        die("ask for a signal at the parent's death");
     if (unshare(CLONE_NEWPID | CLONE_NEWNS) < 0)
         die("make a PID namespace");
     pid_t init = fork();
