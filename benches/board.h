@@ -30,16 +30,14 @@ struct slot {
 struct board {
     uint64_t exec_ns;         /* the moment before the supervisor's exec */
     uint64_t init_pid;        /* the namespace's init, as seen from outside */
-    uint64_t go;              /* the harness: phase that orphans.c may begin (1 streamed, 2 burst) */
-    uint64_t done;            /* orphans.c: phase that is over */
-    uint64_t orphans;         /* the harness: how many orphans to make */
-    uint64_t stream_begin_ns; /* first fork */
-    uint64_t stream_forked_ns;/* last fork */
-    uint64_t stream_end_ns;   /* last orphan reaped */
-    uint64_t burst_begin_ns;  /* all are told to exit */
-    uint64_t burst_end_ns;    /* last orphan reaped */
+    uint64_t orphans;         /* the harness: how many orphans to make each time */
+    uint64_t at_once;         /* the harness: 0 streamed, 1 at once */
+    uint64_t go;              /* the harness: how many times orphans.c shall have made them */
+    uint64_t done;            /* orphans.c: how many times it has; the next two are of the latest */
+    uint64_t begin_ns;        /* streamed: first fork; at once: all are told to exit */
+    uint64_t end_ns;          /* last orphan reaped */
     uint64_t failed_errno;    /* orphans.c could not go on */
-    uint64_t reserved[5];
+    uint64_t reserved[7];
     struct slot slots[BOARD_SLOTS];
 };
 

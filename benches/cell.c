@@ -4,7 +4,8 @@
  * usage: cell [--under-init] COMMAND ARG...
  *
  * Without the option COMMAND is PID 1; with it PID 1 is a bare reaper and COMMAND its child, PID 2. The board gets the time
- * just before the exec of COMMAND and the init's pid as seen from outside. Exits as the namespace's init did. */
+ * just before the exec of COMMAND and the init's pid as seen from outside. Exits as COMMAND did,
+ * once no process is left in the namespace. */
 #include "board.h"
 #include <sched.h>
 #include <signal.h>
@@ -16,6 +17,10 @@ static void die(const char *what) {
     fprintf(stderr, "cell: cannot %s: %s%s\n", what, strerror(errno),
             errno == EPERM ? " (namespaces need root with CAP_SYS_ADMIN; in a container: docker run --privileged)" : "");
     _exit(70);
+}
+
+static int exit_code(int status) {
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 static void exec_contestant(struct board *board, char **command) {
@@ -45,7 +50,7 @@ int main(int argc, char **argv) {
         board->init_pid = (uint64_t)init;
         while (waitpid(init, &status, 0) < 0 && errno == EINTR)
             continue;
-        return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+        return exit_code(status);
     }
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
         die("ask for a signal at the parent's death");
@@ -61,7 +66,9 @@ int main(int argc, char **argv) {
         prctl(PR_SET_PDEATHSIG, 0);
         exec_contestant(board, command);
     }
-    while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
-        continue;
-    return 0;
+    int status, code = 0;
+    for (pid_t pid; (pid = waitpid(-1, &status, 0)) > 0 || errno == EINTR;)
+        if (pid == contestant)
+            code = exit_code(status);
+    return code;
 }

@@ -1,10 +1,11 @@
 /* Makes orphans and times how long they take to be reaped by whoever adopts them. It runs as the only service of a
- * supervisor, or as the program of tini and its like, and makes the number of orphans the board asks for, twice:
+ * supervisor, or as the program of tini and its like, and makes the number of orphans the board asks for, as often as it
+ * asks, in one of two ways:
  *
- *   1. streamed: fork a child that forks a grandchild and exits, over and over; each grandchild exits at once. The time
- *      runs from the first fork until the last grandchild is reaped.
- *   2. burst: all grandchildren stand waiting and already belong to the reaper; then all are told to exit together. The
- *      time runs from that moment until the last is reaped, so nothing but exiting and reaping is in it.
+ *   streamed: fork a child that forks a grandchild and exits, over and over; each grandchild exits at once. The time
+ *   runs from the first fork until the last grandchild is reaped.
+ *   at once: all grandchildren stand waiting and already belong to the reaper; then all are told to exit together. The
+ *   time runs from that moment until the last is reaped, so nothing but exiting and reaping is in it.
  *
  * "Reaped" is seen without disturbing anyone: a pid answers kill(pid, 0) as long as its zombie exists, and gives ESRCH
  * from the moment it was waited for. Pids are asked one after the other, each until it is gone, which is one hash look-up
@@ -24,11 +25,6 @@ static void fail(int error) {
 static void sleep_us(long us) {
     struct timespec t = {.tv_nsec = us * 1000};
     nanosleep(&t, NULL);
-}
-
-static void wait_for_go(uint64_t phase) {
-    while (__atomic_load_n(&board->go, __ATOMIC_ACQUIRE) < phase)
-        sleep_us(5000);
 }
 
 static void wait_until_reaped(const volatile pid_t *pids, uint64_t count) {
@@ -51,7 +47,7 @@ static pid_t fork_or_fail(void) {
 }
 
 static void streamed(volatile pid_t *pids, uint64_t count) {
-    board->stream_begin_ns = now_ns();
+    board->begin_ns = now_ns();
     for (uint64_t i = 0; i < count; i++) {
         pid_t middle = fork_or_fail();
         if (middle == 0) {
@@ -63,12 +59,11 @@ static void streamed(volatile pid_t *pids, uint64_t count) {
         }
         waitpid(middle, NULL, 0);
     }
-    board->stream_forked_ns = now_ns();
     wait_until_reaped(pids, count);
-    board->stream_end_ns = now_ns();
+    board->end_ns = now_ns();
 }
 
-static void burst(volatile pid_t *pids, uint64_t count) {
+static void at_once(volatile pid_t *pids, uint64_t count) {
     int gate[2];
     if (pipe2(gate, O_CLOEXEC) < 0)
         fail(errno);
@@ -96,10 +91,10 @@ static void burst(volatile pid_t *pids, uint64_t count) {
         fail(EAGAIN);
     /* The last ones forked may still be on their way to read(2). */
     sleep_us(100000);
-    board->burst_begin_ns = now_ns();
+    board->begin_ns = now_ns();
     close(gate[1]);
     wait_until_reaped(pids, count);
-    board->burst_end_ns = now_ns();
+    board->end_ns = now_ns();
 }
 
 int main(void) {
@@ -112,14 +107,11 @@ int main(void) {
         fail(errno);
     board_started(board, 0, began);
 
-    wait_for_go(1);
-    streamed(pids, count);
-    __atomic_store_n(&board->done, 1, __ATOMIC_RELEASE);
-
-    wait_for_go(2);
-    memset((void *)pids, 0, count * sizeof *pids);
-    burst(pids, count);
-    __atomic_store_n(&board->done, 2, __ATOMIC_RELEASE);
-    for (;;)
-        pause();
+    for (uint64_t turn = 1;; turn++) {
+        while (__atomic_load_n(&board->go, __ATOMIC_ACQUIRE) < turn)
+            sleep_us(5000);
+        memset((void *)pids, 0, count * sizeof *pids);
+        (board->at_once ? at_once : streamed)(pids, count);
+        __atomic_store_n(&board->done, turn, __ATOMIC_RELEASE);
+    }
 }
