@@ -66,19 +66,19 @@ foreach ([SIGTERM, SIGINT] as $signal) {
 // Never a name that was used before: a run's list must not be mistaken for its successor's.
 $worker = gethostname() . '.' . getmypid() . '.' . base_convert((string) intdiv(hrtime(true), 1000), 10, 36);
 $redis = redis();
-$redis->setex(alive($worker), ALIVE_SECONDS, 1);
-$redis->sAdd(KEY_WORKERS, $worker);
 echo "worker $worker waits for jobs\n";
 
-$nextTakeBack = 0;
+$nextSign = 0;
 while ($running) {
-    if (time() >= $nextTakeBack) {
-        $nextTakeBack = time() + 1;
+    // A sign of life once a second at most: each is a write to Redis's file. A job (2 s at most) fits into ALIVE_SECONDS.
+    if (time() >= $nextSign) {
+        $nextSign = time() + 1;
+        $redis->setex(alive($worker), ALIVE_SECONDS, 1);
+        $redis->sAdd(KEY_WORKERS, $worker);
         takeBack($redis);
     }
-    $redis->setex(alive($worker), ALIVE_SECONDS, 1);
-    $redis->sAdd(KEY_WORKERS, $worker);
-    $job = $redis->rawCommand('BLMOVE', KEY_QUEUE, processing($worker), 'RIGHT', 'LEFT', '1');
+    // PHP handles a signal only once this returns, so half a second is also the longest an idle worker takes to stop.
+    $job = $redis->rawCommand('BLMOVE', KEY_QUEUE, processing($worker), 'RIGHT', 'LEFT', '0.5');
     if (!is_string($job)) {
         continue;
     }
