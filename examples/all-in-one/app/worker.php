@@ -38,10 +38,14 @@ function takeBack(Redis $redis): void
     }
 }
 
-/** A flat badge; the pause stands for the work a real one costs. */
+/** A flat badge; the wait stands for the work a real one costs. */
 function draw(string $subject, string $status, int $milliseconds): string
 {
-    usleep($milliseconds * 1000);
+    $end = hrtime(true) + $milliseconds * 1_000_000;
+    // In a loop, since a signal ends a sleep early and a job in hand is to be finished.
+    while (($left = $end - hrtime(true)) > 0) {
+        usleep(max(1, intdiv($left, 1000)));
+    }
     $text = htmlspecialchars("$subject | $status", ENT_XML1 | ENT_QUOTES);
     $width = 20 + 7 * strlen("$subject | $status");
     return "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"$width\" height=\"20\" role=\"img\" aria-label=\"$text\">"
