@@ -153,7 +153,7 @@ fn a_run_without_children_leaves_nothing() {
     in_both_ways(|forest| {
         let other = forest.start(run(1, 1), &actor("child sleep end sleep"));
         forest.start(run(0, 1), &actor("exit 0"));
-        assert_eq!(forest.left_behind(run(0, 1)), []);
+        assert!(forest.left_behind(run(0, 1)).is_empty());
         assert!(lives(other));
     });
 }
@@ -204,7 +204,7 @@ fn who_was_seen_below_its_leader_stays_known() {
         forest.trees.kill_tree(run(0, 1));
         assert_eq!(forest.until_dead(hidden), Outcome::Signaled(Signal::KILL));
         assert!(forest.died.contains(&Died::Member(run(0, 1))));
-        assert_eq!(forest.trees.survivors(run(0, 1)), []);
+        assert!(forest.trees.survivors(run(0, 1)).is_empty());
     });
 }
 
@@ -261,7 +261,7 @@ fn an_unreadable_orphan_is_a_stranger() {
         let orphan = forest.pid_in("orphan");
         forest.until_dead(parent);
         forest.start(run(0, 1), &actor("exit 0"));
-        assert_eq!(forest.left_behind(run(0, 1)), []);
+        assert!(forest.left_behind(run(0, 1)).is_empty());
         forest.trees.kill_tree(run(0, 1));
         assert!(lives(orphan));
     });
@@ -292,7 +292,7 @@ fn the_next_owner_of_a_pid_is_not_the_old_one() {
         std::fs::write("/proc/sys/kernel/ns_last_pid", (member - 1).to_string()).unwrap();
         let stranger = forest.stranger("sleep");
         assert_eq!(stranger, member, "the number was to be had again");
-        assert_eq!(forest.trees.survivors(run(0, 1)), []);
+        assert!(forest.trees.survivors(run(0, 1)).is_empty());
         forest.trees.signal(run(0, 1), Signal::TERM, Scope::Main);
         forest.trees.kill_tree(run(0, 1));
         assert!(lives(stranger));
@@ -310,7 +310,7 @@ fn probes_are_nobodys_survivors_until_they_are_dead() {
         forest.trees.probe_started(probe.pid);
         let rest = forest.pid_in("rest");
         forest.trees.signal(run(0, 1), Signal::KILL, Scope::Main);
-        assert_eq!(forest.left_behind(run(0, 1)), []);
+        assert!(forest.left_behind(run(0, 1)).is_empty());
         kill(probe.pid, libc::SIGKILL);
         forest.until_dead(probe.pid);
         assert!(forest.died.contains(&Died::Probe));
@@ -336,7 +336,7 @@ fn runs_are_told_apart() {
         assert_eq!([lives(pids[0]), lives(pids[1]), lives(pids[2])], [true, false, true]);
         // A second run of the same instance knows nothing of what the first left.
         forest.start(run(0, 2), &actor("exit 0"));
-        assert_eq!(forest.left_behind(run(0, 2)), []);
+        assert!(forest.left_behind(run(0, 2)).is_empty());
         assert_eq!(forest.trees.survivors(run(0, 1)), [pids[0]]);
     });
 }
@@ -483,11 +483,11 @@ fn two_hundred_others_are_nobodys_survivors() {
         }
         let start = Instant::now();
         for service in 0..20 {
-            assert_eq!(forest.trees.survivors(run(service, 1)), []);
+            assert!(forest.trees.survivors(run(service, 1)).is_empty());
         }
         println!("200 living leaders: {:?} a look", start.elapsed() / 20);
         forest.trees.kill_tree(run(7, 1));
-        assert_eq!(forest.left_behind(run(7, 1)), []);
+        assert!(forest.left_behind(run(7, 1)).is_empty());
         assert_eq!(children().len(), 199);
     });
 }
