@@ -757,3 +757,36 @@ fn resource(resource: Resource) -> (u32, &'static str) {
     #[cfg_attr(not(target_env = "musl"), expect(clippy::useless_conversion, reason = "an i32 with musl, a u32 with glibc"))]
     (u32::try_from(number).unwrap_or(u32::MAX), name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each way sets the same flag, on a descriptor far from the others and on the highest of a full page of directory entries.
+    #[test]
+    fn every_way_to_close_the_others_reaches_all_of_them() {
+        for close in [close_others_on_exec, close_listed_on_exec, close_numbers_on_exec] {
+            // SAFETY: numbers and a string with its NUL; the descriptors are closed below.
+            let open: Vec<RawFd> = (0..400).map(|_| unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) }).collect();
+            assert!(close().is_ok());
+            for &fd in &open {
+                // SAFETY: numbers only.
+                assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC, "{fd}");
+                // SAFETY: opened above.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_message_is_an_error_all_the_same() {
+        for message in [&b""[..], &[1, 2, 3, 4], &[200, 2, 0, 0, 0]] {
+            assert_eq!(decode(message).errno, libc::EPROTO);
+        }
+        let expected = LaunchError { stage: Stage::Exec, errno: 2, detail: "x".to_owned() };
+        assert_eq!(decode(&[Stage::Exec as u8, 2, 0, 0, 0, b'x']), expected);
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(stage as u8), index, "{stage:?} is sent as its place in the list");
+        }
+    }
+}
