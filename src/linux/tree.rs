@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -147,16 +147,29 @@ impl Trees {
     #[must_use]
     pub fn marker(&self, instance: &str, run: RunId) -> OsString {
         let mut value = Vec::new();
+        self.write_marker(&mut value, instance, run);
+        OsString::from_vec(value)
+    }
+
+    /// Replaces `value` by what [`Self::marker`] returns.
+    pub fn write_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        value.clear();
         if let Some(outer) = &self.outer {
             value.extend_from_slice(outer.as_bytes());
             value.push(b' ');
         }
-        value.extend_from_slice(&self.own_marker(instance, run));
-        OsString::from_vec(value)
+        self.append_own_marker(value, instance, run);
     }
 
     fn own_marker(&self, instance: &str, run: RunId) -> Vec<u8> {
-        format!("{}:{instance}:{}", self.token, run.run).into_bytes()
+        let mut value = Vec::new();
+        self.append_own_marker(&mut value, instance, run);
+        value
+    }
+
+    fn append_own_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        // Writing to memory does not fail.
+        let _ = write!(value, "{}:{instance}:{}", self.token, run.run);
     }
 
     /// The run's main process was spawned, as the leader of a session, with the marker in its environment.
