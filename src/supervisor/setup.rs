@@ -119,6 +119,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         }
     }
 
+    let trees = Trees::new();
+    if !trees.sees_processes() {
+        output.say(
+            Level::Warn,
+            "/proc is not mounted for this PID namespace: of a service only the main process and its group can be ended; mount proc on /proc",
+        );
+    }
+
     let supervisor = Supervisor {
         engine,
         origin,
@@ -126,7 +134,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         actions: Vec::new(),
         to_spawn: Vec::new(),
         exit: None,
-        trees: Trees::new(),
+        trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
         clearing: BTreeSet::new(),
