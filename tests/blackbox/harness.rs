@@ -21,7 +21,10 @@ use firstmate::engine::Signal;
 use firstmate::engine::status::{InstanceStatus, StateName, Status};
 
 /// Far more than anything here takes on a busy machine; what has not come by then never will.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// See ioctl_tty(2); not in the libc crate.
+const TIOCVHANGUP: libc::Ioctl = 0x5437;
 
 /// Where in the process tree firstmate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -470,7 +473,7 @@ impl Drop for Container {
         }
         if std::thread::panicking() {
             let lines = self.lines();
-            let skipped = lines.len().saturating_sub(150);
+            let skipped = lines.len().saturating_sub(60);
             eprintln!("--- what firstmate said ({skipped} earlier lines left out):");
             for line in lines.iter().skip(skipped) {
                 eprintln!("{}", line.raw.chars().take(300).collect::<String>());
@@ -538,6 +541,19 @@ impl Container {
     pub fn type_in(&self, keys: &[u8]) {
         let output = self.output.lock().unwrap();
         File::from(output.as_ref().expect("a container with a terminal").try_clone().unwrap()).write_all(keys).unwrap();
+    }
+
+    /// The terminal's window is closed.
+    pub fn hang_up(&self) {
+        // The reader shares the open file, so it is the kernel that has to be told: see TIOCVHANGUP in ioctl_tty(2).
+        let output = self.output.lock().unwrap();
+        // SAFETY: numbers only.
+        unsafe {
+            let slave = libc::ioctl(output.as_ref().expect("a container with a terminal").as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY);
+            assert!(slave >= 0, "{}", std::io::Error::last_os_error());
+            assert_eq!(libc::ioctl(slave, TIOCVHANGUP), 0, "{}", std::io::Error::last_os_error());
+            libc::close(slave);
+        }
     }
 
     pub fn lines(&self) -> Vec<Line> {

@@ -3,7 +3,7 @@
 //! One file a capability. They need root and PID, mount and network namespaces, and fail where these are missing.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a test is not PID 1 and waits for its own children")]
-#![expect(missing_docs, unreachable_pub, reason = "what a test is about is its name")]
+#![expect(unreachable_pub, reason = "what a test is about is its name")]
 
 mod harness;
 

@@ -126,7 +126,7 @@ fn giving_up_on_a_killed_service_ends_with_128_and_its_signal() {
         let container = start(
             Place::Init,
             &format!(
-                "[services.web]\ncommand = '{{actor}} kill-self {signal} sleep'\ngive_up_after = 2\nlimits = {{ core = 0 }}\nbackoff = {{ initial = '20ms' }}"
+                "[services.web]\ncommand = '{{actor}} default {signal} kill-self {signal} sleep'\ngive_up_after = 2\nlimits = {{ core = 0 }}\nbackoff = {{ initial = '20ms' }}"
             ),
         );
         assert_eq!(container.code(), code, "{signal}");
