@@ -549,7 +549,11 @@ impl Container {
         let output = self.output.lock().unwrap();
         // SAFETY: numbers only.
         unsafe {
-            let slave = libc::ioctl(output.as_ref().expect("a container with a terminal").as_raw_fd(), libc::TIOCGPTPEER, libc::O_RDWR | libc::O_NOCTTY);
+            let slave = libc::ioctl(
+                output.as_ref().expect("a container with a terminal").as_raw_fd(),
+                libc::TIOCGPTPEER,
+                libc::O_RDWR | libc::O_NOCTTY,
+            );
             assert!(slave >= 0, "{}", std::io::Error::last_os_error());
             assert_eq!(libc::ioctl(slave, TIOCVHANGUP), 0, "{}", std::io::Error::last_os_error());
             libc::close(slave);

@@ -54,7 +54,11 @@ fn a_failed_launch_is_named_and_retried(place: Place) {
     fails(&container, "missing", &format!("executing {dir}/missing: ENOENT (no such file or directory)"));
     fails(&container, "unfound", "executing no-such-program-anywhere: ENOENT (no such file or directory)");
     fails(&container, "plain", &format!("executing {dir}/plain: EACCES (permission denied)"));
-    fails(&container, "script", &format!("executing {dir}/script, whose interpreter or dynamic loader: ENOENT (no such file or directory)"));
+    fails(
+        &container,
+        "script",
+        &format!("executing {dir}/script, whose interpreter or dynamic loader: ENOENT (no such file or directory)"),
+    );
     fails(&container, "nouser", "looking up user nosuchuser: not in /etc/passwd; check `user`");
     fails(&container, "nogroup", "looking up group nosuchgroup: not in /etc/group; check `group`");
     fails(&container, "shut", &format!("changing directory to {dir}/shut: EACCES (permission denied)"));

@@ -113,10 +113,7 @@ fn giving_up_on_an_essential_service_ends_the_container_with_its_code(place: Pla
     let stopped = container.told("bystander.1 stopped");
     let last = container.lines().pop().unwrap();
     assert!(given_up < stopping && stopping < stopped);
-    assert_eq!(
-        last.text,
-        "ended with code 7: essential web.1 was given up after 3 consecutive failed runs, the last: exit code 7"
-    );
+    assert_eq!(last.text, "ended with code 7: essential web.1 was given up after 3 consecutive failed runs, the last: exit code 7");
     assert_eq!(last.kind, "error");
 }
 

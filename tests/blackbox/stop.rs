@@ -120,8 +120,10 @@ fn the_ladder_is_climbed_step_by_step() {
     assert_eq!(container.stop(), 0);
     let heard: Vec<String> = container.said_by("web.1").into_iter().filter(|line| line != "got SIGCONT").collect();
     assert_eq!(heard, ["listening for signals", "got SIGTERM", "got SIGINT", "got SIGQUIT"]);
-    let times: Vec<u64> =
-        ["SIGTERM", "SIGINT", "SIGQUIT"].iter().map(|signal| container.told_from(0, &format!("stopping web.1 with {signal}")).1.at_ms).collect();
+    let times: Vec<u64> = ["SIGTERM", "SIGINT", "SIGQUIT"]
+        .iter()
+        .map(|signal| container.told_from(0, &format!("stopping web.1 with {signal}")).1.at_ms)
+        .collect();
     assert!(times[1] - times[0] >= 299 && times[2] - times[1] >= 299, "{times:?}");
     assert_eq!(container.count_told("SIGKILL to all of web.1"), 0);
     container.told("web.1 exited with code 3");
