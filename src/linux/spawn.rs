@@ -546,7 +546,7 @@ impl Plan<'_> {
             identity.uid = account.map(|account| account.uid).or_else(|| users::parse_id(wanted));
             identity.gid = account.map(|account| account.gid);
             if identity.uid.is_none() {
-                let remark = if file.is_some() { " in /etc/passwd" } else { ": there is no /etc/passwd" };
+                let remark = if file.is_some() { ": not in /etc/passwd" } else { ": there is no /etc/passwd" };
                 return Err(Failure { stage: Stage::User, errno: 0, what: wanted, remark });
             }
         }
@@ -557,7 +557,7 @@ impl Plan<'_> {
             close_accounts(file);
             identity.gid = found.or_else(|| users::parse_id(wanted));
             if identity.gid.is_none() {
-                let remark = if file.is_some() { " in /etc/group" } else { ": there is no /etc/group" };
+                let remark = if file.is_some() { ": not in /etc/group" } else { ": there is no /etc/group" };
                 return Err(Failure { stage: Stage::Group, errno: 0, what: wanted, remark });
             }
         }
