@@ -350,8 +350,9 @@ impl Supervisor {
         if let Some(port) = launch.port {
             let port = port.saturating_add(run.instance.number.saturating_sub(1));
             environment.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
-            environment.set(OsStr::new("PS"), OsStr::new(name))?;
         }
+        // By this a program, or its log, tells its instances apart: foreman's name for it.
+        environment.set(OsStr::new("PS"), OsStr::new(name))?;
         environment.set(OsStr::new(MARKER), &self.trees.marker(name, run))?;
         Ok(environment)
     }
