@@ -421,7 +421,10 @@ impl Engine {
     /// Whether a condition holds: for all instances of the service that is waited for.
     fn holds(&self, dependency: Dependency) -> bool {
         self.instances_of(dependency.service).iter().all(|instance| match dependency.condition {
-            Condition::Started => matches!(instance.state, State::Starting { .. } | State::Running { .. }),
+            // A oneshot that has ended well was started, too.
+            Condition::Started => {
+                matches!(instance.state, State::Starting { .. } | State::Running { .. } | State::Idle(Idle::Completed))
+            }
             Condition::Ready => instance.is_ready(),
             Condition::Completed => matches!(instance.state, State::Idle(Idle::Completed)),
         })

@@ -16,10 +16,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use super::users::{self, Groups, User};
+use crate::engine::signal::SIGRTMAX;
 use crate::engine::spec::{Limit, Resource};
 use crate::engine::{LaunchError, Stage};
 
@@ -213,6 +215,7 @@ pub fn spawn(request: &Request<'_>) -> Result<Spawned, LaunchError> {
         umask: request.umask,
         nice: request.nice,
         limits: request.limits,
+        ignored: ignored(),
         stdio: request.stdio,
         placement: request.placement,
         launch: launch.write.as_raw_fd(),
@@ -334,6 +337,7 @@ struct Plan<'a> {
     umask: Option<u32>,
     nice: Option<i32>,
     limits: &'a [Limit],
+    ignored: u64,
     stdio: Stdio,
     placement: Placement,
     launch: RawFd,
@@ -390,7 +394,7 @@ impl Plan<'_> {
             Placement::Session => drop(check(unsafe { libc::setsid() }, Stage::Session, b"")?),
             Placement::Foreground => to_foreground()?,
         }
-        reset_signals()?;
+        reset_signals(self.ignored)?;
         connect_stdio(self.stdio, launch, &mut self.stdout, &mut self.stderr)?;
         // Before the user changes: /proc/self/fd is root's from then on.
         close_others_on_exec()?;
@@ -603,15 +607,40 @@ fn to_foreground() -> Result<(), Failure<'static>> {
     Ok(())
 }
 
-/// The kernel's own `struct sigaction`: all zero is the default action on every 64-bit architecture.
-const DEFAULT_ACTION: [u64; 4] = [0; 4];
+/// The kernel's own `struct sigaction`; no 64-bit architecture has a larger one. All zero is the default action.
+type Action = [u64; 4];
 
-fn reset_signals() -> Result<(), Failure<'static>> {
+/// The signals firstmate itself ignores, bit n - 1 for signal n. An impossible set, for KILL cannot be ignored: not asked yet.
+static IGNORED: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// An exec resets every action but "ignore" (see execve(2)), so only these need a call in the child; 64 calls would be a tenth of what a
+/// start costs. Asked once: nothing in firstmate changes an action after `Signals::new`, which comes before the first start.
+fn ignored() -> u64 {
+    let known = IGNORED.load(Ordering::Relaxed);
+    if known != u64::MAX {
+        return known;
+    }
+    let mut ignored = 0_u64;
     // Raw, because the C libraries refuse 32 and 33 (musl 34 too), which a posix_spawn above us may have left ignored.
-    for signal in (1..=crate::engine::signal::SIGRTMAX).filter(|&signal| signal != libc::SIGKILL && signal != libc::SIGSTOP) {
-        // SAFETY: the action is as large as the kernel's largest struct sigaction and no old one is asked for.
-        let result =
-            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT_ACTION.as_ptr(), ptr::null_mut::<u64>(), size_of::<u64>()) };
+    for signal in 1..=SIGRTMAX {
+        let mut action: Action = [0; 4];
+        // SAFETY: no new action is given, and the present one has room.
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, ptr::null::<u64>(), action.as_mut_ptr(), size_of::<u64>()) };
+        let [handler, ..] = action;
+        // SIG_IGN is 1, and the handler is the first word.
+        if result == 0 && handler == 1 {
+            ignored |= 1_u64.wrapping_shl(signal.unsigned_abs().wrapping_sub(1));
+        }
+    }
+    IGNORED.store(ignored, Ordering::Relaxed);
+    ignored
+}
+
+fn reset_signals(ignored: u64) -> Result<(), Failure<'static>> {
+    let default: Action = [0; 4];
+    for signal in (1..=SIGRTMAX).filter(|signal| ignored.wrapping_shr(signal.unsigned_abs().wrapping_sub(1)) & 1 == 1) {
+        // SAFETY: the action is as large as the kernel's and no old one is asked for.
+        let result = unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null_mut::<u64>(), size_of::<u64>()) };
         check(result, Stage::Signals, b"")?;
     }
     let none = 0_u64;
@@ -727,4 +756,37 @@ fn resource(resource: Resource) -> (u32, &'static str) {
     let name = Resource::ALL.iter().find(|&&(_, known)| known == resource).map_or("", |&(name, _)| name);
     #[cfg_attr(not(target_env = "musl"), expect(clippy::useless_conversion, reason = "an i32 with musl, a u32 with glibc"))]
     (u32::try_from(number).unwrap_or(u32::MAX), name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each way sets the same flag, on a descriptor far from the others and on the highest of a full page of directory entries.
+    #[test]
+    fn every_way_to_close_the_others_reaches_all_of_them() {
+        for close in [close_others_on_exec, close_listed_on_exec, close_numbers_on_exec] {
+            // SAFETY: numbers and a string with its NUL; the descriptors are closed below.
+            let open: Vec<RawFd> = (0..400).map(|_| unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) }).collect();
+            assert!(close().is_ok());
+            for &fd in &open {
+                // SAFETY: numbers only.
+                assert_eq!(unsafe { libc::fcntl(fd, libc::F_GETFD) }, libc::FD_CLOEXEC, "{fd}");
+                // SAFETY: opened above.
+                unsafe { libc::close(fd) };
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_message_is_an_error_all_the_same() {
+        for message in [&b""[..], &[1, 2, 3, 4], &[200, 2, 0, 0, 0]] {
+            assert_eq!(decode(message).errno, libc::EPROTO);
+        }
+        let expected = LaunchError { stage: Stage::Exec, errno: 2, detail: "x".to_owned() };
+        assert_eq!(decode(&[Stage::Exec as u8, 2, 0, 0, 0, b'x']), expected);
+        for (index, stage) in Stage::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(stage as u8), index, "{stage:?} is sent as its place in the list");
+        }
+    }
 }

@@ -283,16 +283,22 @@ impl Trees {
                 break;
             }
         }
-        for (&pid, member) in self.members.iter().filter(|(_, member)| member.run == run) {
-            if !found.iter().any(|process| process.pid == pid)
-                && let Some(stat) = read_stat(pid)
-                && stat.lives
-                && stat.started == member.started
-            {
-                found.push(Process { pid, started: stat.started, session: stat.session });
+        let seen: BTreeSet<u32> = found.iter().map(|process| process.pid).collect();
+        self.members.retain(|pid, member| {
+            if member.run != run || seen.contains(pid) {
+                return true;
             }
-        }
-        self.members.retain(|_, member| member.run != run);
+            match read_stat(*pid) {
+                Some(stat) if stat.started == member.started => {
+                    if stat.lives {
+                        found.push(Process { pid: *pid, started: stat.started, session: stat.session });
+                    }
+                    // The dead stay known too, until `died` asks who they were.
+                    true
+                }
+                _ => false,
+            }
+        });
         self.members.extend(found.iter().map(|process| (process.pid, Member { run, started: process.started })));
         if let Some(tree) = self.runs.get_mut(&run) {
             // A session number that nobody in the tree has any more may be given to anyone.
@@ -454,8 +460,11 @@ impl Kin {
             Self::Files => {
                 let mut children = Vec::new();
                 let mut text = Vec::new();
-                // Each thread has the children it forked; see proc_tid_children(5).
-                for thread in numbers_in(&format!("/proc/{pid}/task")) {
+                // Each thread has the children it forked; see proc_tid_children(5). With one thread, which the link count of the
+                // directory tells (2 and the threads), there is no need to list them.
+                let tasks = format!("/proc/{pid}/task");
+                let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
+                for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
                     text.clear();
                     if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| file.read_to_end(&mut text)).is_ok() {
                         children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));

@@ -185,7 +185,9 @@ impl Oracle {
             for number in 1..=other.instances {
                 let id = InstanceId { service: ServiceId(dependency.service.0), number };
                 let holds = self.known.get(&id).is_some_and(|known| match dependency.condition {
-                    Condition::Started => known.live.is_some() && known.executed && !known.main_gone && known.kill_by.is_none(),
+                    Condition::Started => {
+                        known.completed || known.live.is_some() && known.executed && !known.main_gone && known.kill_by.is_none()
+                    }
                     Condition::Ready => known.live.is_some() && known.ready && known.kill_by.is_none(),
                     Condition::Completed => known.completed,
                 });

@@ -17,7 +17,7 @@ pub fn random(chance: &mut Chance) -> Spec {
         for (earlier, other) in services.iter().enumerate() {
             if chance.percent(35) {
                 let condition = match other.kind {
-                    Kind::Oneshot => Condition::Completed,
+                    Kind::Oneshot => chance.pick(&[Condition::Completed, Condition::Completed, Condition::Started]),
                     Kind::Service => chance.pick(&[Condition::Started, Condition::Ready]),
                 };
                 depends_on.push(Dependency { service: ServiceId(earlier), condition });

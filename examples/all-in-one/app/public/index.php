@@ -101,7 +101,7 @@ if ($plain) {
 
 $h = fn (string|int $text): string => htmlspecialchars((string) $text, ENT_QUOTES);
 $host = preg_replace('/:\d+$/', '', $_SERVER['HTTP_HOST'] ?? 'localhost');
-$status = 'http://' . $host . ':' . (getenv('STATUS_PORT') ?: '9180') . '/status';
+$status = 'http://' . $host . ':' . (getenv('STATUS_PORT') ?: '9180') . '/';
 $percent = $queued > 0 ? intdiv(100 * $done, $queued) : 0;
 header('Content-Type: text/html; charset=utf-8');
 header('Cache-Control: no-store');
