@@ -12,7 +12,10 @@ use firstmate::engine::status::{InstanceStatus, StateName, Status};
 use super::processes::{self, Process};
 use super::sandbox::{PATIENCE, Sandbox, until, within};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_firstmate");
+/// `$FIRSTMATE_BINARY`, the one that ships, else the one cargo has built for the tests.
+pub fn binary() -> PathBuf {
+    std::env::var_os("FIRSTMATE_BINARY").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_firstmate")), PathBuf::from)
+}
 
 pub struct Firstmate {
     /// `unshare`, which waits for firstmate.
@@ -48,7 +51,8 @@ impl Firstmate {
                 &format!("{mounts}\nexec \"$@\""),
                 "sh",
             ])
-            .args([BINARY, "start", "-f"])
+            .arg(binary())
+            .args(["start", "-f"])
             .arg(file)
             .arg("--socket")
             .arg(&socket)
@@ -98,7 +102,7 @@ impl Firstmate {
 
     /// A subcommand, over the socket.
     pub fn ask(&self, words: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(BINARY).args(words).arg("--socket").arg(&self.socket).env_clear().output().unwrap();
+        let output = Command::new(binary()).args(words).arg("--socket").arg(&self.socket).env_clear().output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout) + &text(output.stderr))
     }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::client::{Got, Upstream, fastcgi, get, redis};
-use super::firstmate::{BINARY, Firstmate, assert_order};
+use super::firstmate::{Firstmate, assert_order, binary};
 use super::processes;
 use super::sandbox::{Sandbox, edit, until, until_true};
 
@@ -87,7 +87,7 @@ fn all_are_valid() {
     files.sort();
     assert_eq!(files.len(), 15, "{files:?}");
     for file in files {
-        let output = Command::new(BINARY).args(["check-config", "-f"]).arg(&file).output().unwrap();
+        let output = Command::new(binary()).args(["check-config", "-f"]).arg(&file).output().unwrap();
         let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() && !said.contains("warning"), "{said}");
     }
@@ -99,7 +99,7 @@ fn all_go_into_one_stack() {
     std::fs::create_dir(&directory).unwrap();
     let file = directory.join("firstmate.toml");
     std::fs::write(&file, format!("include = [\"{}/*.toml\"]\n", procfiles().display())).unwrap();
-    let output = Command::new(BINARY).args(["check-config", "-f"]).arg(&file).output().unwrap();
+    let output = Command::new(binary()).args(["check-config", "-f"]).arg(&file).output().unwrap();
     std::fs::remove_dir_all(&directory).unwrap();
     let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("ok, 15 services"), "{said}");
