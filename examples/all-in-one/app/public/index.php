@@ -130,7 +130,7 @@ header('Cache-Control: no-store');
   .bar i { display: block; height: 100%; background: var(--accent); }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   td { padding: .15rem 0; border-top: 1px solid var(--line); } td + td { text-align: right; }
-  code { font-size: .95em; } .chain code { white-space: nowrap; }
+  a { white-space: nowrap; } code { font-size: .95em; } .chain code { white-space: nowrap; }
   button { font: inherit; padding: .4rem .9rem; border: 0; border-radius: .4rem; background: var(--accent); color: #fff; cursor: pointer; }
 </style>
 <h1>Badges, all in one container</h1>
