@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::error::Error as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -160,7 +161,8 @@ fn bind_socket(named: Option<&SocketPath>) -> Result<UnixSocket, Vec<BindError>>
 }
 
 fn said(errors: &[BindError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told = |error: &BindError| error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    errors.iter().map(told).collect::<Vec<_>>().join("; ")
 }
 
 const fn plural(count: usize) -> &'static str {
