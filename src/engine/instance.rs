@@ -537,7 +537,8 @@ impl Instance {
             Restart::OnFailure => failed,
             Restart::Never => false,
         };
-        let stable = uptime >= service.backoff.reset_after;
+        // A run that never became ready in all its time was not stable: it would be retried without a delay, for ever.
+        let stable = uptime >= service.backoff.reset_after && cause != Cause::StartTimeout;
         if stable {
             (self.failures, self.attempts) = (0, 0);
         } else if failed {

@@ -328,6 +328,21 @@ fn the_first_restart_after_a_stable_run_is_immediate_and_begins_anew() {
 }
 
 #[test]
+fn a_run_that_was_never_ready_is_no_stable_run_however_long_it_took() {
+    // start_timeout is longer than reset_after, as it is by default.
+    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(2), ..service("web") }]);
+    rig.up(0);
+    rig.wait(60_000);
+    rig.exit(0, Outcome::Signaled(Signal::TERM));
+    assert_eq!(rig.delay_ms(), Some(500));
+    rig.wait(500);
+    rig.up(0);
+    rig.wait(60_000);
+    rig.exit(0, Outcome::Signaled(Signal::TERM));
+    assert!(matches!(rig.over(), Some((EndCause::GaveUp { failures: 2, .. }, 143, 0))), "{:?}", rig.over());
+}
+
+#[test]
 fn giving_up_counts_consecutive_failures() {
     for limit in [1, 2, 5] {
         let mut rig = Rig::new(vec![Service { give_up_after: Some(limit), ..optional("web") }, optional("other")]);
