@@ -548,10 +548,24 @@ impl Engine {
 
     fn end(&mut self, abandoned: u32, out: &mut Vec<Action>) {
         let Some(why) = self.phase.why().cloned() else { return };
-        let code = exit_code(&why);
+        let code = self.exit_code(&why);
         self.phase = Phase::Ended { why: why.clone() };
         out.push(Action::Notice(Notice::Over { why, code, abandoned }));
         out.push(Action::Exit { code });
+    }
+
+    /// firstmate's own exit code.
+    fn exit_code(&self, why: &EndCause) -> i32 {
+        match why {
+            EndCause::Asked(_) => 0,
+            EndCause::GaveUp { outcome, .. } | EndCause::Blocked { outcome, .. } => failure_code(outcome),
+            EndCause::EssentialEnded { instance, outcome } => {
+                let failed = self.instance(*instance).is_some_and(|one| matches!(one.state, State::Idle(Idle::Failed)));
+                if failed { failure_code(outcome) } else { outcome.exit_code() }
+            }
+            EndCause::NothingLeft { code } => *code,
+            EndCause::Killed => 130,
+        }
     }
 
     /// Whether every instance has come to rest: ready, completed, down as wanted, or given up.
@@ -618,14 +632,10 @@ impl Engine {
     }
 }
 
-/// firstmate's own exit code.
-fn exit_code(why: &EndCause) -> i32 {
-    match why {
-        EndCause::Asked(_) => 0,
-        EndCause::GaveUp { outcome, .. } | EndCause::EssentialEnded { outcome, .. } | EndCause::Blocked { outcome, .. } => {
-            outcome.exit_code()
-        }
-        EndCause::NothingLeft { code } => *code,
-        EndCause::Killed => 130,
+/// The outcome's own code, but never 0: a service that was ended for not being ready may well leave with 0, and is a failure still.
+fn failure_code(outcome: &Outcome) -> i32 {
+    match outcome.exit_code() {
+        0 => 1,
+        code => code,
     }
 }

@@ -397,6 +397,35 @@ fn giving_up_on_an_essential_service_ends_the_stack_with_its_own_code() {
 }
 
 #[test]
+fn a_failure_never_ends_the_container_with_zero() {
+    // It is ended for not being ready, and leaves politely with 0.
+    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(1), ..service("web") }]);
+    rig.up(0);
+    rig.wait(60_000);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
+
+    // The same with a policy that says never.
+    let mut rig = Rig::new(vec![Service { ready: Some(probe()), restart: Restart::Never, ..service("web") }]);
+    rig.up(0);
+    rig.wait(60_000);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
+
+    // Exit 0 is no success where the file says so.
+    let mut rig = Rig::new(vec![Service { success_exit_codes: vec![STRANGE], restart: Restart::Never, ..service("web") }]);
+    rig.up(0);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
+
+    // An essential service that can never start is a failure, whatever ended the one it needs.
+    let mut rig = Rig::new(vec![
+        Service { restart: Restart::OnFailure, ..optional("db") },
+        Service { depends_on: on(0, Condition::Ready), ..service("web") },
+    ]);
+    rig.up(0);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
+    assert!(matches!(rig.over(), Some((EndCause::Blocked { .. }, 1, 0))));
+}
+
+#[test]
 fn a_non_essential_service_is_given_up_and_the_rest_goes_on() {
     let mut rig = Rig::new(vec![Service { give_up_after: Some(1), ..optional("extra") }, service("web")]);
     rig.settle(1);
