@@ -398,6 +398,13 @@ impl Instance {
         self.state = State::Ending(ending);
     }
 
+    /// An operator has spoken: a run that is ending is followed by what was wished, not by what its policy says.
+    pub(super) const fn wished(&mut self) {
+        if let State::Ending(ending) = &mut self.state {
+            ending.cause = Cause::Operator;
+        }
+    }
+
     /// SIGKILL at once.
     pub(super) fn kill_now(&mut self, now: Timestamp, service: &Service, cause: Cause, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };

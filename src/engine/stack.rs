@@ -235,10 +235,11 @@ impl Engine {
             match command.verb {
                 Verb::Start => {
                     instance.desired = Desired::Up;
-                    if matches!(instance.state, State::Idle(_)) {
+                    if instance.is_idle() {
                         (instance.failures, instance.attempts) = (0, 0);
                         instance.state = due;
                     }
+                    instance.wished();
                 }
                 Verb::Stop => {
                     instance.desired = Desired::Down;
@@ -251,6 +252,7 @@ impl Engine {
                         }
                         State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
                             instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                            instance.wished();
                         }
                     }
                 }
@@ -261,6 +263,7 @@ impl Engine {
                         instance.state = due;
                     } else {
                         instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                        instance.wished();
                     }
                 }
             }

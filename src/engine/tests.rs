@@ -956,6 +956,103 @@ fn left_behind_by_a_stop_get_its_signal_and_the_rest_of_its_grace() {
 // ---------------------------------------------------------------- operators
 
 #[test]
+fn an_operator_is_obeyed_in_every_state() {
+    use StateName::{Backoff as Waits, Completed, Exited, Failed, Running, Starting, Stopped, Stopping, Waiting};
+    let states: [(&str, StateName); 10] = [
+        ("never started", Stopped),
+        ("waiting", Waiting),
+        ("launching", Starting),
+        ("starting", Starting),
+        ("running", Running),
+        ("backoff", Waits),
+        ("failed", Failed),
+        ("exited", Exited),
+        ("completed", Completed),
+        ("ending", Stopping),
+    ];
+    // The actions of start, stop and restart, and the state after each and after the end that it may ask for.
+    for (name, state) in states {
+        for verb in [Verb::Start, Verb::Stop, Verb::Restart] {
+            let kind = match name {
+                "completed" => oneshot("web"),
+                "failed" => Service { give_up_after: Some(1), ..service("web") },
+                "exited" => Service { restart: Restart::OnFailure, ..service("web") },
+                "never started" => Service { autostart: false, ..service("web") },
+                _ => service("web"),
+            };
+            let kind = Service { depends_on: on(1, Condition::Started), essential: false, ..kind };
+            let mut rig = Rig::new(vec![kind, Service { autostart: name != "waiting", ..service("db") }, service("other")]);
+            if name != "waiting" {
+                rig.up(1);
+            }
+            if ["starting", "backoff", "failed", "exited", "completed", "ending", "running"].contains(&name) {
+                rig.up(0);
+            }
+            match name {
+                "running" => drop(rig.wait(1_000)),
+                "backoff" | "failed" => drop(rig.exit(0, Outcome::Exited(1))),
+                "exited" | "completed" => drop(rig.exit(0, Outcome::Exited(0))),
+                "ending" => drop(rig.exit_leaving(0, Outcome::Exited(1), 1)),
+                _ => {}
+            }
+            assert_eq!(rig.state(0), state, "{name}");
+            let acted = rig.command(verb, 0);
+            let case = format!("{verb:?} while {name}: {acted:?}, {:?}", rig.state(0));
+            let runs = matches!(name, "launching" | "starting" | "running");
+            match (verb, name) {
+                (Verb::Start | Verb::Restart, "waiting") => assert_eq!(rig.state(0), Waiting, "{case}"),
+                (Verb::Start, _) if runs => assert_eq!(acted, NOTHING, "{case}"),
+                (Verb::Stop | Verb::Restart, _) if runs => {
+                    assert_eq!(acted, ["SIGTERM web.1#1"], "{case}");
+                    let then = rig.exit(0, Outcome::Exited(0));
+                    if verb == Verb::Stop {
+                        assert_eq!((then.len(), rig.state(0)), (0, Stopped), "{case}");
+                    } else {
+                        assert_eq!(then, ["spawn web.1#2"], "{case}");
+                    }
+                }
+                (Verb::Start | Verb::Restart, "ending") => {
+                    assert_eq!(acted, NOTHING, "{case}");
+                    assert_eq!(rig.tree_gone(0), ["spawn web.1#2"], "{case}");
+                }
+                (Verb::Stop, "ending") => {
+                    assert_eq!(acted, NOTHING, "{case}");
+                    rig.tree_gone(0);
+                    assert_eq!(rig.state(0), Stopped, "{case}");
+                }
+                (Verb::Start | Verb::Restart, "never started") => assert_eq!(acted, ["spawn web.1#1"], "{case}"),
+                (Verb::Start | Verb::Restart, _) => assert_eq!(acted, ["spawn web.1#2"], "{case}"),
+                (Verb::Stop, "completed") => assert_eq!(rig.state(0), Completed, "{case}"),
+                (Verb::Stop, _) => assert_eq!((acted.len(), rig.state(0)), (0, Stopped), "{case}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_operator_s_restart_holds_against_the_policy_of_a_run_that_is_ending() {
+    // It crashed, left something behind, and would not be started again: but somebody asks for it in the meantime.
+    for verb in [Verb::Restart, Verb::Start] {
+        let mut rig = Rig::new(vec![Service { restart: Restart::Never, ..service("web") }, optional("other")]);
+        rig.up(0);
+        rig.exit_leaving(0, Outcome::Exited(1), 1);
+        rig.command(verb, 0);
+        assert_eq!(rig.tree_gone(0), ["spawn web.1#2"]);
+        assert_eq!(rig.over(), None);
+    }
+    // Stopped and started again while it ends: the last wish counts.
+    let mut rig = Rig::new(vec![service("web")]);
+    rig.settle(0);
+    rig.command(Verb::Stop, 0);
+    rig.command(Verb::Start, 0);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["spawn web.1#2"]);
+    rig.command(Verb::Restart, 0);
+    rig.command(Verb::Stop, 0);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), NOTHING);
+    assert_eq!(rig.state(0), StateName::Stopped);
+}
+
+#[test]
 fn an_operator_s_start_forgets_the_failures() {
     let mut rig = Rig::new(vec![Service { give_up_after: Some(2), ..optional("web") }, service("other")]);
     for delay in [500, 0] {
