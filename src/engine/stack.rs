@@ -459,22 +459,22 @@ impl Engine {
         None
     }
 
-    /// The exit code when everything has ended by itself; `None` while something runs, will run, or was stopped by an operator.
+    /// The exit code when everything has ended by itself: of the first failure in the file's order, or 0. `None` while something runs, will run, or was stopped by an operator.
     fn nothing_left(&self) -> Option<i32> {
         let mut code = 0;
         let mut wanted = false;
         for instance in &self.instances {
             wanted |= instance.desired == Desired::Up;
             match &instance.state {
-                State::Idle(Idle::Completed) => {}
-                State::Idle(Idle::Exited | Idle::Failed) => {
+                State::Idle(Idle::Failed) => {
                     if let Some(outcome) = &instance.last_outcome {
-                        code = if code == 0 { outcome.exit_code() } else { code };
+                        code = if code == 0 { failure_code(outcome) } else { code };
                     }
                 }
-                State::Idle(Idle::Blocked { .. }) => {}
+                State::Idle(Idle::Completed | Idle::Exited | Idle::Blocked { .. }) => {}
                 State::Idle(Idle::Stopped) => {
-                    if instance.runs > 0 {
+                    let was_wanted = self.service(instance.id.service).is_some_and(|service| service.autostart);
+                    if was_wanted || instance.runs > 0 {
                         return None;
                     }
                 }

@@ -699,6 +699,32 @@ fn when_nothing_is_left_firstmate_leaves() {
 }
 
 #[test]
+fn a_success_is_no_failure_whatever_its_number() {
+    let success_exit_codes = vec![0, STRANGE];
+    let mut rig = Rig::new(vec![Service { restart: Restart::OnFailure, success_exit_codes, ..optional("a") }]);
+    assert_eq!(rig.exit(0, Outcome::Exited(STRANGE)), ["exit 0"]);
+}
+
+#[test]
+fn what_an_operator_keeps_down_keeps_the_container() {
+    // Stopped after it ran, and stopped before it ever could.
+    let waiting = Service { depends_on: on(0, Condition::Completed), ..service("web") };
+    let mut rig = Rig::new(vec![oneshot("migrate"), waiting]);
+    rig.command(Verb::Stop, 1);
+    rig.exit(0, Outcome::Exited(0));
+    assert_eq!(rig.over(), None);
+    assert_eq!(rig.command(Verb::Start, 1), ["spawn web.1#1"]);
+    rig.settle(1);
+    rig.command(Verb::Stop, 1);
+    rig.exit(1, Outcome::Exited(0));
+    assert_eq!((rig.over(), rig.state(1)), (None, StateName::Stopped));
+
+    // One that was never asked for does not.
+    let mut rig = Rig::new(vec![oneshot("migrate"), Service { autostart: false, ..service("tool") }]);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 0"]);
+}
+
+#[test]
 fn dependents_stop_first() {
     let mut rig = Rig::new(vec![
         service("db"),
