@@ -279,7 +279,8 @@ impl Engine {
         let deadline = now.after(self.stop_timeout);
         // An essential service that was given up leaves nothing worth draining: the stack has not been ready for long.
         let drain = match why {
-            EndCause::Asked(_) => self.drain.min(self.stop_timeout),
+            // However long: the last moments are for SIGKILL and the reaping.
+            EndCause::Asked(_) => self.drain.min(self.stop_timeout.saturating_sub(RESERVE)),
             EndCause::GaveUp { .. }
             | EndCause::EssentialEnded { .. }
             | EndCause::Blocked { .. }

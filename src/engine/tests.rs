@@ -859,6 +859,18 @@ fn drain_serves_on_but_is_not_ready() {
 }
 
 #[test]
+fn a_drain_as_long_as_the_whole_stop_still_leaves_time_to_die_in() {
+    let mut rig = Rig::with(vec![service("web")], 4_000, 60_000);
+    rig.up(0);
+    assert_eq!(rig.term(), NOTHING);
+    assert_eq!(rig.wait(3_500), ["3500 SIGTERM web.1#1"]);
+    let rest = rig.wait(499);
+    assert!(rest.first().is_some_and(|words| words.ends_with("kill web.1#1")), "{rest:?}");
+    assert_eq!(rig.exit(0, Outcome::Signaled(Signal::KILL)), ["exit 0"]);
+    assert!(matches!(rig.over(), Some((_, 0, 0))));
+}
+
+#[test]
 fn a_repeated_term_changes_nothing() {
     let mut rig = Rig::new(vec![service("web")]);
     rig.up(0);
