@@ -23,6 +23,8 @@ pub struct Engine {
     stop_timeout: Duration,
     drain: Duration,
     rng: Rng,
+    /// Every service after those it depends on.
+    dependencies_first: Vec<ServiceId>,
     pub(super) began: Timestamp,
 }
 
@@ -88,6 +90,7 @@ impl Engine {
                 entry.dependents.push(dependent);
             }
         }
+        let dependencies_first = dependencies_first(&services);
         Self {
             services,
             instances,
@@ -95,6 +98,7 @@ impl Engine {
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
+            dependencies_first,
             began: now,
         }
     }
@@ -501,23 +505,25 @@ impl Engine {
             }
             Phase::Serving | Phase::Ended { .. } => return,
         };
-        for index in 0..self.instances.len() {
-            let Some(instance) = self.instances.get(index) else { continue };
+        // Nothing in the loop changes these: an instance that is asked to end is not idle yet.
+        let busy: Vec<bool> =
+            (0..self.services.len()).map(|index| self.instances_of(ServiceId(index)).iter().any(|instance| !instance.is_idle())).collect();
+        let below = self.chains_below(&busy);
+        for instance in &mut self.instances {
             if instance.is_idle() {
                 continue;
             }
-            let id = instance.id;
-            let Some(entry) = self.services.get(id.service.0) else { continue };
-            let needed = entry.dependents.iter().any(|dependent| self.instances_of(*dependent).iter().any(|other| !other.is_idle()));
+            let id = instance.id.service;
+            let Some(entry) = self.services.get(id.0) else { continue };
+            let needed = entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
             let ending = matches!(instance.state, State::Ending(_));
             if needed && !ending {
                 continue;
             }
-            let service = Arc::clone(&entry.service);
-            let share = self.share(id.service, kill_all_at.since(now));
-            let Some(instance) = self.instances.get_mut(index) else { continue };
+            let own = entry.service.stop.timeout;
+            let share = Self::share(own, below.get(id.0).copied().unwrap_or_default(), kill_all_at.since(now));
             // One that is ending already only gets less time: others wait for it now.
-            instance.begin_end(now, &service, Cause::Shutdown, service.stop.timeout.min(share), out);
+            instance.begin_end(now, &entry.service, Cause::Shutdown, own.min(share), out);
         }
         let left = self.instances.iter().filter(|instance| !instance.is_idle()).count();
         if left == 0 || deadline <= now {
@@ -527,9 +533,7 @@ impl Engine {
 
     /// This service's part of the time that is left, so that those it depends on get theirs: by the grace periods on the longest
     /// chain of running services below it.
-    fn share(&self, id: ServiceId, left: Duration) -> Duration {
-        let Some(own) = self.service(id).map(|service| service.stop.timeout) else { return left };
-        let below = self.chain_below(id, self.services.len());
+    fn share(own: Duration, below: Duration, left: Duration) -> Duration {
         let whole = own.saturating_add(below);
         if whole <= left || whole.is_zero() {
             return own;
@@ -537,17 +541,22 @@ impl Engine {
         left.mul_f64((own.as_secs_f64() / whole.as_secs_f64()).clamp(0.0, 1.0))
     }
 
-    fn chain_below(&self, id: ServiceId, depth: usize) -> Duration {
-        let Some(depth) = depth.checked_sub(1) else { return Duration::ZERO };
-        let Some(service) = self.service(id) else { return Duration::ZERO };
-        let mut longest = Duration::ZERO;
-        for dependency in &service.depends_on {
-            let on = dependency.service;
-            let runs = self.instances_of(on).iter().any(|instance| !instance.is_idle());
-            let own = if runs { self.service(on).map_or(Duration::ZERO, |service| service.stop.timeout) } else { Duration::ZERO };
-            longest = longest.max(own.saturating_add(self.chain_below(on, depth)));
+    /// For each service the grace periods of the longest chain of running services below it, added up.
+    fn chains_below(&self, busy: &[bool]) -> Vec<Duration> {
+        let mut below = vec![Duration::ZERO; self.services.len()];
+        for id in &self.dependencies_first {
+            let Some(service) = self.service(*id) else { continue };
+            let mut longest = Duration::ZERO;
+            for Dependency { service: on, .. } in &service.depends_on {
+                let runs = busy.get(on.0).is_some_and(|busy| *busy);
+                let own = if runs { self.service(*on).map_or(Duration::ZERO, |service| service.stop.timeout) } else { Duration::ZERO };
+                longest = longest.max(own.saturating_add(below.get(on.0).copied().unwrap_or_default()));
+            }
+            if let Some(below) = below.get_mut(id.0) {
+                *below = longest;
+            }
         }
-        longest
+        below
     }
 
     fn end(&mut self, abandoned: u32, out: &mut Vec<Action>) {
@@ -642,4 +651,22 @@ fn failure_code(outcome: &Outcome) -> i32 {
         0 => 1,
         code => code,
     }
+}
+
+fn dependencies_first(services: &[Entry]) -> Vec<ServiceId> {
+    let mut open: Vec<usize> = services.iter().map(|entry| entry.service.depends_on.len()).collect();
+    let mut order: Vec<ServiceId> = open.iter().enumerate().filter(|(_, open)| **open == 0).map(|(index, _)| ServiceId(index)).collect();
+    let mut done = 0;
+    while let Some(entry) = order.get(done).and_then(|id| services.get(id.0)) {
+        done = done.saturating_add(1);
+        for dependent in &entry.dependents {
+            if let Some(open) = open.get_mut(dependent.0) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    order.push(*dependent);
+                }
+            }
+        }
+    }
+    order
 }

@@ -13,6 +13,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod large;
 mod oracle;
 mod rng;
 mod stacks;
