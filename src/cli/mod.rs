@@ -1,12 +1,16 @@
 //! Arguments to exit code: one file a subcommand, rendering of tables and errors.
 //!
 //! Data goes to stdout, messages to stderr. Commands for a running supervisor are blocking clients of its Unix socket without a runtime of
-//! their own.
+//! their own; only `start` and `-- CMD` become the supervisor.
 
 mod check;
+mod check_config;
 mod client;
+mod load;
 mod output;
+mod run_single;
 mod shutdown;
+mod start;
 mod status;
 mod table;
 mod verbs;
@@ -15,24 +19,35 @@ mod version;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
-use output::{Failure, err, is_colored};
+use crate::server::printable;
+use output::{Failure, did_you_mean, err, is_colored};
 
 /// PID 1 for containers that run more than one program
+///
+/// Without a command, runs the file in the foreground, as `firstmate start` does. The file is the one named by -f, else by
+/// $FIRSTMATE_CONFIG, else ./firstmate.toml, ./Procfile or /etc/firstmate/firstmate.toml.
 #[derive(Debug, clap::Parser)]
-#[command(name = "firstmate", version, disable_help_subcommand = true, after_help = verbs::EXIT_CODES)]
+#[command(name = "firstmate", version, args_conflicts_with_subcommands = true, disable_help_subcommand = true, after_help = start::EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    run: start::RunArgs,
+    /// Run one program instead of a file: forward signals, reap orphans, exit with its code or 128 + its signal
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["file", "port", "env_files", "http", "socket"])]
+    single: Vec<OsString>,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Start(start::StartArgs),
     Stop(verbs::StopArgs),
     Restart(verbs::RestartArgs),
     Status(status::StatusArgs),
     Check(check::CheckArgs),
+    CheckConfig(check_config::CheckConfigArgs),
     Shutdown(shutdown::ShutdownArgs),
     Version(version::VersionArgs),
 }
@@ -48,15 +63,22 @@ struct SocketArg {
 /// The whole command line, the program's name first. Ends with the exit codes that `--help` lists.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let bare = matches!(arguments.as_slice(), [_, dashes] if dashes == "--");
+    let name = arguments.get(1).map(|name| name.to_string_lossy().into_owned());
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
+            if let Some(failure) = unknown_command(name.as_deref()) {
+                err(&failure.render(is_colored(&std::io::stderr())));
+                return ExitCode::from(failure.code);
+            }
             // Nobody is left to tell when the stream is closed.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(cli) {
+    let result = if bare { Err(Failure::new(2, "no program is named after `--`").help("firstmate -- CMD ARG...")) } else { run(cli) };
+    match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             err(&failure.render(is_colored(&std::io::stderr())));
@@ -65,21 +87,41 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// A first argument that is neither a command nor an option. clap takes it for a surplus value, since the command may be left out.
+fn unknown_command(name: Option<&str>) -> Option<Failure> {
+    let name = name.filter(|name| !name.starts_with('-'))?;
+    let cli = Cli::command();
+    let commands: Vec<&str> = cli.get_subcommands().map(clap::Command::get_name).collect();
+    if commands.contains(&name) {
+        return None;
+    }
+    let failure = Failure::new(2, format!("there is no command `{}`", printable(name)));
+    Some(match did_you_mean(name, commands.iter().copied()) {
+        Some(near) => failure.help(format!("did you mean `{near}`? `firstmate --help` lists the commands")),
+        None => failure.help("`firstmate --help` lists the commands; one program is run by `firstmate -- CMD ARG...`"),
+    })
+}
+
 fn run(cli: Cli) -> Result<u8, Failure> {
+    if !cli.single.is_empty() {
+        return Ok(run_single::run(cli.single));
+    }
     match cli.command {
-        Command::Stop(args) => verbs::run("stop", &args.named),
-        Command::Restart(args) => verbs::run("restart", &args.named),
-        Command::Status(args) => status::run(&args),
-        Command::Check(args) => Ok(check::run(&args)),
-        Command::Shutdown(args) => shutdown::run(&args),
-        Command::Version(args) => Ok(version::run(&args)),
+        None => start::run_file(&cli.run),
+        Some(Command::Start(args)) => start::run(&args),
+        Some(Command::Stop(args)) => verbs::run("stop", &args.named),
+        Some(Command::Restart(args)) => verbs::run("restart", &args.named),
+        Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Check(args)) => Ok(check::run(&args)),
+        Some(Command::CheckConfig(args)) => check_config::run(&args),
+        Some(Command::Shutdown(args)) => shutdown::run(&args),
+        Some(Command::Version(args)) => Ok(version::run(&args)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     #[test]
     fn the_arguments_are_well_formed() {
@@ -96,6 +138,16 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 7);
+        assert_eq!(seen, 9);
+    }
+
+    #[test]
+    fn dashes_make_everything_a_program() {
+        for line in [&["firstmate", "--", "status", "-f", "x"][..], &["firstmate", "--", "status", "--", "--help"]] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert!(cli.command.is_none());
+            assert_eq!(cli.single, line[2..]);
+        }
+        assert!(Cli::try_parse_from(["firstmate", "-f", "x", "--", "true"]).is_err());
     }
 }
