@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::environment::Environments;
 use super::output::Output;
 use super::probes::Probes;
 use super::verbs::{Counter, Desk};
-use super::{Options, SINK, STREAM, Supervisor, inherited, token};
+use super::{Options, SINK, STREAM, Supervisor, argv_of, token};
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Check, Probe};
-use crate::engine::{Engine, Spec, Timestamp};
+use crate::engine::{Engine, ServiceId, Spec, Timestamp};
 use crate::linux::output::Streams;
 use crate::linux::poll::Poller;
 use crate::linux::probe::Hosts;
@@ -43,8 +44,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let origin = Instant::now();
     let Loaded { spec, settings, warnings, path, .. } = loaded;
     let hosts = if needs_hosts(&spec) { Hosts::read() } else { Hosts::default() };
-    let (services, instances) = (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
+    let (services_count, instances) =
+        (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
+    let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
+    let services = {
+        let engine = engine.borrow();
+        (0..services_count).filter_map(|index| engine.service(ServiceId(index)).cloned()).collect()
+    };
     let poller = match Poller::new() {
         Ok(poller) => Arc::new(poller),
         Err(error) => return cannot_run("create the event poll", &error),
@@ -57,9 +64,9 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     output.say(
         Level::Info,
         &format!(
-            "firstmate {} is pid {pid}, with {services} service{} ({instances} instance{}) from {}",
+            "firstmate {} is pid {pid}, with {services_count} service{} ({instances} instance{}) from {}",
             env!("CARGO_PKG_VERSION"),
-            plural(services),
+            plural(services_count),
             plural(instances),
             path.display()
         ),
@@ -113,17 +120,28 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         }
     }
 
+    let trees = Trees::new();
+    if !trees.sees_processes() {
+        output.say(
+            Level::Warn,
+            "/proc is not mounted for this PID namespace: of a service only the main process and its group can be ended; mount proc on /proc",
+        );
+    }
+
     let supervisor = Supervisor {
         engine,
         origin,
         events: VecDeque::new(),
         actions: Vec::new(),
+        to_spawn: Vec::new(),
         exit: None,
-        trees: Trees::new(),
+        trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
         clearing: BTreeSet::new(),
-        inherited: inherited(),
+        environments: Environments::new(),
+        services,
+        commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
         probes: Probes::new(sender, Arc::clone(&poller), hosts),
         poller,
