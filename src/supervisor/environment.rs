@@ -40,15 +40,16 @@ impl Environments {
                 self.present.set(name, value)?;
             }
         }
-        for (name, value) in &launch.env {
-            self.present.set(name, value)?;
-        }
         if let Some(port) = launch.port {
             let port = port.saturating_add(run.instance.number.saturating_sub(1));
             self.present.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
         }
         // By this a program, or its log, tells its instances apart: foreman's name for it.
         self.present.set(OsStr::new("PS"), OsStr::new(name))?;
+        // What the file says itself wins over everything but the marker.
+        for (name, value) in &launch.env {
+            self.present.set(name, value)?;
+        }
         trees.write_marker(&mut self.marker, name, run);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }
