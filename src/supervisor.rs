@@ -262,15 +262,11 @@ impl Supervisor {
             let mut actions = std::mem::take(&mut self.actions);
             self.engine.borrow_mut().step(now, event, &mut actions);
             for action in actions.drain(..) {
-                match action {
-                    Action::Spawn { run } => self.to_spawn.push(run),
-                    // Telling does not wait for starting, nor the other way round.
-                    Action::Notice(notice) => self.tell(&notice),
-                    other => {
-                        self.spawn_all();
-                        self.perform(other);
-                    }
+                // Telling does not wait for starting, nor the other way round; everything else keeps its order.
+                if !matches!(action, Action::Spawn { .. } | Action::Notice(_)) {
+                    self.spawn_all();
                 }
+                self.perform(action);
             }
             self.spawn_all();
             self.actions = actions;

@@ -106,7 +106,9 @@ pub fn daemonises(command: &Command) -> Option<(String, &'static str)> {
         let program = word.rsplit('/').next().unwrap_or(word);
         if program == "nginx" || program == "nginx-debug" {
             let only_asks = rest.iter().any(|arg| matches!(*arg, "-t" | "-T" | "-v" | "-V" | "-h" | "-?" | "-s"));
-            if !only_asks && !rest.iter().any(|arg| arg.contains("daemon off")) {
+            // A configuration that is named may say it, and nginx refuses to be told twice.
+            let configured = rest.iter().any(|arg| arg.starts_with("-c"));
+            if !only_asks && !configured && !rest.iter().any(|arg| arg.contains("daemon off")) {
                 return Some(("nginx goes into the background unless told not to".to_owned(), "add -g \"daemon off;\""));
             }
         } else if program.strip_prefix("php-fpm").is_some_and(|version| version.bytes().all(|b| b.is_ascii_digit() || b == b'.')) {
@@ -453,7 +455,8 @@ mod tests {
     fn programs_that_go_into_the_background_are_noticed() {
         for (command, mend) in [
             ("nginx", Some("add -g \"daemon off;\"")),
-            ("/usr/sbin/nginx -c x.conf", Some("add -g \"daemon off;\"")),
+            ("/usr/sbin/nginx -p /srv", Some("add -g \"daemon off;\"")),
+            ("nginx -p . -e stderr -c conf/nginx.conf", None),
             ("nginx -g 'daemon off;'", None),
             ("nginx -g \"pid /tmp/x; daemon off;\"", None),
             ("nginx -t", None),
