@@ -47,8 +47,6 @@ impl Environments {
             let port = port.saturating_add(run.instance.number.saturating_sub(1));
             self.present.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
         }
-        // By this a program, or its log, tells its instances apart: foreman's name for it.
-        self.present.set(OsStr::new("PS"), OsStr::new(name))?;
         trees.write_marker(&mut self.marker, name, run);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }
