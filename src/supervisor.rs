@@ -484,9 +484,15 @@ impl Supervisor {
     }
 
     fn check_cleared(&mut self, run: RunId) {
-        if self.clearing.contains(&run) && self.trees.survivors(run).is_empty() {
+        if !self.clearing.contains(&run) {
+            return;
+        }
+        if self.trees.survivors(run).is_empty() {
             self.finish(run);
             self.events.push_back(Event::TreeGone { run });
+        } else {
+            let sent = self.trees.pass_on(run);
+            self.tell_refused(run, &sent);
         }
     }
 

@@ -80,6 +80,8 @@ struct Tree {
     since: Option<u64>,
     sessions: BTreeSet<u32>,
     marker: Vec<u8>,
+    /// What the survivors of a dead leader were last sent, and who they were: pid and start time.
+    sent: Option<(Signal, BTreeSet<(u32, u64)>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -181,7 +183,7 @@ impl Trees {
         let marker = self.own_marker(instance, run);
         self.markers.insert(marker.clone(), run);
         self.leaders.insert(leader, run);
-        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker });
+        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, sent: None });
     }
 
     /// A probe was spawned. Until it has died, neither it nor what it started is counted; what it leaves behind is, by its marker.
@@ -245,8 +247,33 @@ impl Trees {
 
     /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
     pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        let leader_lives = self.runs.get(&run).is_some_and(|tree| tree.leader_lives);
+        if !leader_lives {
+            if let Some(tree) = self.runs.get_mut(&run) {
+                tree.sent = Some((signal, BTreeSet::new()));
+            }
+            return self.pass_on(run);
+        }
         let sent = self.signal(run, signal, scope);
         self.signal(run, Signal::CONT, scope);
+        sent
+    }
+
+    /// Sends what the survivors of a dead leader were last asked with to those that were not there, or not known, then.
+    pub fn pass_on(&mut self, run: RunId) -> Sent {
+        let mut sent = Sent::default();
+        if self.runs.get(&run).is_none_or(|tree| tree.sent.is_none()) {
+            return sent;
+        }
+        let members = self.look(run);
+        let Some(Some((signal, told))) = self.runs.get_mut(&run).map(|tree| tree.sent.as_mut()) else { return sent };
+        for process in members {
+            if told.insert((process.pid, process.started)) {
+                sent.add(process.pid, signal_exactly(process.pid, process.started, *signal));
+                // Gone, or refused as the first one was: there is nothing more to say.
+                let _ = signal_exactly(process.pid, process.started, Signal::CONT);
+            }
+        }
         sent
     }
 
