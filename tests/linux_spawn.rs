@@ -6,7 +6,7 @@
 mod stage;
 
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -119,7 +119,7 @@ fn pipes_on_the_standard_numbers_are_moved_out_of_the_way() {
         // SAFETY: the saved copies are put back below.
         let saved: Vec<i32> = closed.iter().map(|&fd| unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 100) }).collect();
         // SAFETY: as above.
-        closed.iter().for_each(|&fd| drop(unsafe { libc::close(fd) }));
+        closed.iter().for_each(|&fd| assert_eq!(unsafe { libc::close(fd) }, 0));
         let result = stage.play(&plain(&argv, &env));
         for (&fd, &copy) in closed.iter().zip(&saved) {
             // SAFETY: as above.
@@ -381,7 +381,7 @@ fn a_launch_does_not_hold_up_its_parent() {
         let wchan = std::fs::read_to_string(format!("/proc/{}/stat", spawned.pid)).unwrap();
         wchan.contains(") S ").then_some(wchan)
     });
-    assert_eq!(spawn::read_launch(std::os::fd::AsFd::as_fd(&spawned.launch)), spawn::LaunchProgress::Pending, "{state}");
+    assert_eq!(spawn::read_launch(spawned.launch.as_fd()), spawn::LaunchProgress::Pending, "{state}");
     // SAFETY: our own child, not reaped yet.
     unsafe { libc::kill(i32::try_from(spawned.pid).unwrap(), libc::SIGKILL) };
     assert_eq!(stage.outcome_of(spawned.pid), Outcome::Signaled(Signal::KILL));
@@ -460,8 +460,11 @@ fn signals_arrive() {
         );
         assert_eq!(stage.outcome_of(spawned.pid), Outcome::Exited(0));
     }
+    while signals.read().unwrap().is_some() {}
+    let spawned = spawn::spawn(&plain(&words("true"), &env)).unwrap();
     let child_died = until("SIGCHLD", || signals.read().unwrap());
     assert_eq!((child_died.signal.number(), child_died.sender_pid, child_died.from_kernel), (libc::SIGCHLD, None, true));
+    assert_eq!(stage.outcome_of(spawned.pid), Outcome::Exited(0));
 }
 
 #[test]

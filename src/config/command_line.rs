@@ -79,25 +79,36 @@ pub fn daemonises(command: &Command) -> Option<(String, &'static str)> {
     let mut at_command = true;
     for (at, word) in words.iter().enumerate() {
         let starts_here = at_command;
-        let ends_command = |word: &str| word.ends_with(';') || matches!(word, "&&" | "||" | "|" | "&" | "then" | "do" | "else" | "{" | "(");
+        let ends_command = |word: &str| {
+            (word.ends_with(';') && !word.contains(' ')) || matches!(word, "&&" | "||" | "|" | "&" | "then" | "do" | "else" | "{" | "(")
+        };
         at_command = ends_command(word) || (starts_here && (matches!(word.as_str(), "exec" | "env") || is_assignment(word)));
         if !starts_here {
             continue;
         }
+        // A word that ends in `;` is the last of its command.
+        let mut ended = word.ends_with(';');
         let rest: Vec<&str> = words
-            .get(at.saturating_add(1)..)
-            .unwrap_or_default()
             .iter()
+            .skip(at.saturating_add(1))
             .map(String::as_str)
-            .take_while(|word| !matches!(*word, "&&" | "||" | "|" | "&" | ";"))
+            .take_while(|word| {
+                let belongs = !ended && !matches!(*word, "&&" | "||" | "|" | "&" | ";");
+                // `-g "daemon off;"` is one word with a blank in it.
+                ended |= word.ends_with(';') && !word.contains(' ');
+                belongs
+            })
             .collect();
         let has = |short: char, long: &str| {
             rest.iter().any(|arg| *arg == long || (arg.starts_with('-') && !arg.starts_with("--") && arg.contains(short)))
         };
+        let word = word.trim_end_matches(';');
         let program = word.rsplit('/').next().unwrap_or(word);
         if program == "nginx" || program == "nginx-debug" {
             let only_asks = rest.iter().any(|arg| matches!(*arg, "-t" | "-T" | "-v" | "-V" | "-h" | "-?" | "-s"));
-            if !only_asks && !rest.iter().any(|arg| arg.contains("daemon off")) {
+            // A configuration that is named may say it, and nginx refuses to be told twice.
+            let configured = rest.iter().any(|arg| arg.starts_with("-c"));
+            if !only_asks && !configured && !rest.iter().any(|arg| arg.contains("daemon off")) {
                 return Some(("nginx goes into the background unless told not to".to_owned(), "add -g \"daemon off;\""));
             }
         } else if program.strip_prefix("php-fpm").is_some_and(|version| version.bytes().all(|b| b.is_ascii_digit() || b == b'.')) {
@@ -444,7 +455,8 @@ mod tests {
     fn programs_that_go_into_the_background_are_noticed() {
         for (command, mend) in [
             ("nginx", Some("add -g \"daemon off;\"")),
-            ("/usr/sbin/nginx -c x.conf", Some("add -g \"daemon off;\"")),
+            ("/usr/sbin/nginx -p /srv", Some("add -g \"daemon off;\"")),
+            ("nginx -p . -e stderr -c conf/nginx.conf", None),
             ("nginx -g 'daemon off;'", None),
             ("nginx -g \"pid /tmp/x; daemon off;\"", None),
             ("nginx -t", None),

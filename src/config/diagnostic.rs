@@ -25,12 +25,23 @@ pub struct Diagnostic {
     /// What is wrong: lower case, no full stop.
     pub message: String,
     /// Empty when it is about no file.
-    pub file: PathBuf,
+    pub file: Box<Path>,
     /// From 1; 0 when it is about the whole file.
     pub line: usize,
     /// From 1, in characters; 0 when it is about the whole line, or the line may not be shown.
     pub column: usize,
-    /// The source line or the part of it around the mark, safe to print; empty when there is nothing to show.
+    /// The source line; `None` when there is nothing to show, or it may not be shown.
+    pub mark: Option<Box<Mark>>,
+    /// Other places that matter, such as the first definition of a name.
+    pub notes: Vec<String>,
+    /// How to mend it.
+    pub help: Option<String>,
+}
+
+/// A source line with the part of it that is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The line or the part of it around the mark, safe to print.
     pub text: String,
     /// Terminal columns of `text` before the first marked one.
     pub indent: usize,
@@ -38,29 +49,13 @@ pub struct Diagnostic {
     pub width: usize,
     /// A few words beside the mark.
     pub label: Option<String>,
-    /// Other places that matter, such as the first definition of a name.
-    pub notes: Vec<String>,
-    /// How to mend it.
-    pub help: Option<String>,
 }
 
 impl Diagnostic {
     /// A complaint about a file as a whole (or about none, when `file` is empty).
     #[must_use]
     pub fn whole(severity: Severity, file: &Path, message: impl Into<String>) -> Self {
-        Self {
-            severity,
-            message: message.into(),
-            file: file.to_owned(),
-            line: 0,
-            column: 0,
-            text: String::new(),
-            indent: 0,
-            width: 1,
-            label: None,
-            notes: Vec::new(),
-            help: None,
-        }
+        Self { severity, message: message.into(), file: file.into(), line: 0, column: 0, mark: None, notes: Vec::new(), help: None }
     }
 
     /// A complaint about a line whose text must not be shown.
@@ -79,7 +74,9 @@ impl Diagnostic {
     /// With a few words beside the mark.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
+        if let Some(mark) = &mut self.mark {
+            mark.label = Some(label.into());
+        }
         self
     }
 
@@ -93,7 +90,7 @@ impl Diagnostic {
     /// Without the source line, which may hold a secret.
     #[must_use]
     pub fn hidden(mut self) -> Self {
-        self.text.clear();
+        self.mark = None;
         self
     }
 
@@ -120,18 +117,16 @@ impl Diagnostic {
             (Severity::Warning, false) => ("warning", ""),
         };
         let number = self.line.to_string();
-        let gutter = " ".repeat(if self.text.is_empty() { 1 } else { number.len() });
+        let gutter = " ".repeat(if self.mark.is_none() { 1 } else { number.len() });
         let mut out = format!("{tint}{word}{reset}{bold}: {}{reset}", printable(&self.message));
         if !self.file.as_os_str().is_empty() {
             out.push_str(&format!("\n{gutter}{blue}-->{reset} {}", self.place()));
         }
-        if !self.text.is_empty() {
-            let mark = format!("{}{tint}{}", " ".repeat(self.indent), "^".repeat(self.width.max(1)));
-            let label = self.label.as_deref().map(|label| format!(" {}", printable(label))).unwrap_or_default();
-            out.push_str(&format!(
-                "\n{gutter} {blue}|{reset}\n{blue}{number} |{reset} {}\n{gutter} {blue}|{reset} {mark}{label}{reset}",
-                self.text
-            ));
+        if let Some(mark) = &self.mark {
+            let label = mark.label.as_deref().map(|label| format!(" {}", printable(label))).unwrap_or_default();
+            let (text, indent, carets) = (&mark.text, " ".repeat(mark.indent), "^".repeat(mark.width.max(1)));
+            out.push_str(&format!("\n{gutter} {blue}|{reset}\n{blue}{number} |{reset} {text}"));
+            out.push_str(&format!("\n{gutter} {blue}|{reset} {indent}{tint}{carets}{label}{reset}"));
         }
         for note in &self.notes {
             out.push_str(&format!("\n{gutter} {blue}={reset} {bold}note{reset}: {}", printable(note)));
@@ -294,13 +289,12 @@ impl Source {
         if chars.next().is_some() {
             shown.push_str("...");
         }
+        // An empty line still shows its mark.
+        let text = if shown.is_empty() { " ".to_owned() } else { shown };
         Diagnostic {
             line,
             column: from.saturating_add(1),
-            // An empty line still shows its mark.
-            text: if shown.is_empty() { " ".to_owned() } else { shown },
-            indent,
-            width: width.max(1),
+            mark: Some(Box::new(Mark { text, indent, width: width.max(1), label: None })),
             ..Diagnostic::whole(severity, &self.file, message)
         }
     }

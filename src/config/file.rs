@@ -238,16 +238,24 @@ pub fn parse(file: &Path, bytes: &[u8]) -> (Option<Parsed>, Vec<Diagnostic>) {
     walk.top(root.get_ref(), &mut parsed);
     let mut problems = walk.problems;
     if !errors.is_empty() {
-        // What the parser made of a broken line is a guess: only its own complaint about that line is worth reading.
+        let text: Vec<&str> = source.text().lines().collect();
+        let is_header = |line: usize| text.get(line.saturating_sub(1)).is_some_and(|line| line.trim_start().starts_with('['));
         let broken: Vec<usize> = errors.iter().map(|error| source.line(error.span().unwrap_or(0..0).start)).collect();
-        problems.retain(|problem| !broken.contains(&problem.line));
-        let mut last = 0;
-        for error in &errors {
-            let diagnostic = syntax_error(&source, error);
+        // Below a broken header every key lands in the wrong table.
+        let first_header = broken.iter().copied().filter(|line| is_header(*line)).min().unwrap_or(usize::MAX);
+        // What the parser made of a broken line is a guess: only its own complaint about that line is worth reading.
+        problems.retain(|problem| !broken.contains(&problem.line) && problem.line < first_header);
+        let mut last = 0usize;
+        let mut last_is_repeated_header = false;
+        for (error, &line) in errors.iter().zip(&broken) {
+            let is_duplicate = error.message().starts_with("duplicate key");
+            // The keys below a header that is there twice are there twice too, which goes without saying.
+            let follows = is_duplicate && last_is_repeated_header && !(last.saturating_add(1)..=line).any(is_header);
             // One slip often makes the parser stumble several times on its line.
-            if diagnostic.line != last {
-                last = diagnostic.line;
-                problems.push(diagnostic);
+            if line != last && !follows {
+                last = line;
+                last_is_repeated_header = is_duplicate && is_header(line);
+                problems.push(syntax_error(&source, error));
             }
         }
     }
@@ -320,6 +328,7 @@ impl Walk<'_> {
         let diagnostic = self.source.error(span, format!("unknown key `{key}` {of}"));
         self.problems.push(match nearest(key, known.iter().copied()) {
             Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+            None if known.len() > 16 => diagnostic.help("remove it; docs/configuration.md has every key that works here"),
             None => diagnostic.help(format!("keys that work here: {}", known.join(", "))),
         });
     }

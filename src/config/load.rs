@@ -158,12 +158,13 @@ fn shown(path: &Path) -> PathBuf {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let plain = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "no such file".to_owned(),
-        ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        ErrorKind::IsADirectory => "it is a directory".to_owned(),
-        // The enum grows with std, so the rest cannot be named.
-        _ => error.to_string(),
+    let plain = |error: std::io::Error| {
+        let known = [
+            (ErrorKind::NotFound, "no such file"),
+            (ErrorKind::PermissionDenied, "permission denied"),
+            (ErrorKind::IsADirectory, "it is a directory"),
+        ];
+        known.iter().find(|(kind, _)| *kind == error.kind()).map_or_else(|| error.to_string(), |(_, text)| (*text).to_owned())
     };
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(plain)?;
@@ -191,7 +192,7 @@ impl Join<'_> {
 
     /// In the order of the files as they were met, and of their lines.
     fn finish(self) -> Vec<Diagnostic> {
-        let mut order: Vec<PathBuf> = Vec::new();
+        let mut order: Vec<Box<Path>> = Vec::new();
         for problem in &self.problems {
             if !order.contains(&problem.file) {
                 order.push(problem.file.clone());
@@ -206,7 +207,7 @@ impl Join<'_> {
         match read(path) {
             Ok(bytes) => Some(bytes),
             Err(why) => {
-                self.problems.push(source.error(span, format!("cannot read {}: {why}", path.display())));
+                self.problems.push(source.error(span, format!("cannot read {}: {why}", shown(path).display())));
                 self.incomplete = true;
                 None
             }
@@ -419,7 +420,7 @@ impl Join<'_> {
                         }
                     }
                     Err(why) => {
-                        self.problems.push(draft.source.error(file.span(), format!("cannot read {}: {why}", path.display())));
+                        self.problems.push(draft.source.error(file.span(), format!("cannot read {}: {why}", shown(&path).display())));
                     }
                 }
             }
@@ -500,9 +501,10 @@ impl Join<'_> {
         self.cycles(&drafts, &edges);
         wait_for_release(&drafts, &mut edges);
 
+        let entries: Vec<String> = drafts.iter().filter(|draft| draft.procfile_index.is_some()).map(|draft| draft.name.clone()).collect();
         let mut services = Vec::with_capacity(drafts.len());
         for (draft, edges) in drafts.into_iter().zip(edges) {
-            services.extend(self.service(draft, edges, base_port));
+            services.extend(self.service(draft, edges, base_port, &entries));
         }
         let stop_timeout = firstmate.stop_timeout.unwrap_or_else(|| platform_patience(&self.inputs.env));
         let drain = firstmate.drain.as_ref().map_or(Duration::ZERO, |drain| *drain.get_ref());
@@ -521,7 +523,7 @@ impl Join<'_> {
         (Some(Spec { services, stop_timeout, drain }), Settings { http: firstmate.http, socket })
     }
 
-    fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16) -> Option<Service> {
+    fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
         let kind = draft.kind.unwrap_or(Kind::Service);
         let mut wrong = |span: Range<usize>, message: String, help: &str| self.problems.push(draft.source.error(span, message).help(help));
         if RESERVED.contains(&draft.name.as_str()) {
@@ -546,12 +548,12 @@ impl Join<'_> {
         }
         let Some(command) = draft.command else {
             if !draft.command_is_bad && !self.incomplete {
-                self.problems.push(
-                    draft
-                        .source
-                        .error(draft.name_span, format!("service `{}` has no command", draft.name))
-                        .help("add command = \"...\", or an entry of this name to the Procfile named by procfile ="),
-                );
+                let help = match nearest(&draft.name, entries.iter().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`, which the Procfile defines?"),
+                    None => "add command = \"...\"".to_owned(),
+                };
+                let message = format!("service `{}` has no command", draft.name);
+                self.problems.push(draft.source.error(draft.name_span, message).help(help));
             }
             return None;
         };

@@ -17,7 +17,7 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
-pub use diagnostic::{Diagnostic, Severity, Source};
+pub use diagnostic::{Diagnostic, Mark, Severity, Source};
 pub use load::{Format, Inputs, Loaded, check_toml, find, load};
 
 use std::net::SocketAddr;

@@ -80,7 +80,7 @@ pub struct Dependency {
 /// What a dependent waits for. It holds for a service when it holds for all its instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Condition {
-    /// Its program was executed and has not ended.
+    /// Its program was executed and has not ended, or was a oneshot that ended well.
     Started,
     /// It is ready.
     Ready,

@@ -190,7 +190,8 @@ mod tests {
     use super::*;
 
     fn block_on<T>(work: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { timeout(DEADLINE, work).await.expect("something that was due was never reported") })
     }
 
     const DEADLINE: Duration = Duration::from_secs(10);
@@ -321,7 +322,7 @@ mod tests {
             let mut pipes = pipes(200, &poller);
             pipes[150].1.write_all(b"x").unwrap();
             let mut batch = Vec::new();
-            poller.ready(&mut batch).await.unwrap();
+            timeout(DEADLINE, poller.ready(&mut batch)).await.unwrap().unwrap();
             pipes[150].0.read_exact(&mut [0]).unwrap();
             // One look finds that nothing is left; from then on there is none, however long it lasts.
             assert!(timeout(Duration::from_secs(1), poller.ready(&mut batch)).await.is_err());
@@ -330,7 +331,7 @@ mod tests {
             assert!(timeout(Duration::from_secs(3600), poller.ready(&mut batch)).await.is_err());
             assert_eq!(poller.waits(), before);
             pipes[0].1.write_all(b"x").unwrap();
-            poller.ready(&mut batch).await.unwrap();
+            timeout(DEADLINE, poller.ready(&mut batch)).await.unwrap().unwrap();
             assert_eq!(poller.waits(), before + 1);
         });
     }

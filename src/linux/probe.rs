@@ -153,11 +153,11 @@ fn status_of(answer: &[u8]) -> Result<Option<u16>, String> {
 }
 
 fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::ConnectionReset => "reset".to_owned(),
-        io::ErrorKind::TimedOut => "timed out".to_owned(),
-        _ => error.to_string(),
+    let known =
+        [(io::ErrorKind::ConnectionRefused, "refused"), (io::ErrorKind::ConnectionReset, "reset"), (io::ErrorKind::TimedOut, "timed out")];
+    match known.iter().find(|(kind, _)| *kind == error.kind()) {
+        Some((_, word)) => (*word).to_owned(),
+        None => error.to_string(),
     }
 }
 

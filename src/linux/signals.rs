@@ -117,10 +117,10 @@ impl Signals {
             let got = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
             if got == -1 {
                 let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::WouldBlock => return Ok(None),
-                    io::ErrorKind::Interrupted => continue,
-                    _ => return Err(error),
+                match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(None),
+                    Some(libc::EINTR) => continue,
+                    Some(_) | None => return Err(error),
                 }
             }
             // SAFETY: zeroed before, and plain numbers in every pattern of bits.

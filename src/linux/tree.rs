@@ -27,7 +27,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -70,6 +70,11 @@ pub struct Trees {
     /// Children of ours whose environment could not be read, with their start time and since when that is so.
     unclear: BTreeMap<u32, (u64, Instant)>,
     children_files: bool,
+    /// /proc is there and shows the PID namespace we are in. Without it only leaders and their groups are known.
+    proc: bool,
+    /// The list of our own children, kept open since every death asks for it.
+    own_children: Option<File>,
+    text: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -133,7 +138,9 @@ impl Trees {
     /// No runs yet, and a token of its own.
     #[must_use]
     pub fn new() -> Self {
+        let proc = std::fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str());
         Self {
+            proc,
             token: random_token(),
             outer: std::env::var_os(MARKER),
             runs: BTreeMap::new(),
@@ -143,10 +150,19 @@ impl Trees {
             members: BTreeMap::new(),
             strangers: BTreeMap::new(),
             zombies: BTreeSet::new(),
+            own_children: None,
+            text: Vec::new(),
             unclear: BTreeMap::new(),
             // Present where the kernel was built with CONFIG_PROC_CHILDREN.
             children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
         }
+    }
+
+    /// Whether /proc shows our own PID namespace, so that whole trees can be seen. Where it does not, a run is its main process and
+    /// that one's group.
+    #[must_use]
+    pub const fn sees_processes(&self) -> bool {
+        self.proc
     }
 
     /// As if the kernel were built without CONFIG_PROC_CHILDREN: children are found by reading every process of /proc.
@@ -160,16 +176,29 @@ impl Trees {
     #[must_use]
     pub fn marker(&self, instance: &str, run: RunId) -> OsString {
         let mut value = Vec::new();
+        self.write_marker(&mut value, instance, run);
+        OsString::from_vec(value)
+    }
+
+    /// Replaces `value` by what [`Self::marker`] returns.
+    pub fn write_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        value.clear();
         if let Some(outer) = &self.outer {
             value.extend_from_slice(outer.as_bytes());
             value.push(b' ');
         }
-        value.extend_from_slice(&self.own_marker(instance, run));
-        OsString::from_vec(value)
+        self.append_own_marker(value, instance, run);
     }
 
     fn own_marker(&self, instance: &str, run: RunId) -> Vec<u8> {
-        format!("{}:{instance}:{}", self.token, run.run).into_bytes()
+        let mut value = Vec::new();
+        self.append_own_marker(&mut value, instance, run);
+        value
+    }
+
+    fn append_own_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        // Writing to memory does not fail.
+        let _ = write!(value, "{}:{instance}:{}", self.token, run.run);
     }
 
     /// The run's main process was spawned, as the leader of a session, with the marker in its environment.
@@ -197,6 +226,10 @@ impl Trees {
         let died = if let Some(&run) = self.leaders.get(&pid) {
             if let Some(tree) = self.runs.get_mut(&run) {
                 tree.leader_lives = false;
+            }
+            if !self.proc {
+                // Nobody else will be found, and until it is reaped the group is its own.
+                let _ = signal_leader(pid, Signal::KILL, Scope::Group);
             }
             let survivors = self.survivors(run);
             self.leaders.remove(&pid);
@@ -231,14 +264,21 @@ impl Trees {
 
     /// Sends a signal to the run: to its main process or that one's group, or to every survivor once the main process is dead.
     pub fn signal(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        self.send(run, &[signal], scope)
+    }
+
+    fn send(&mut self, run: RunId, signals: &[Signal], scope: Scope) -> Sent {
         // While parentage still shows who belongs here, remember who does.
         let members = self.look(run);
         let mut sent = Sent::default();
         let Some(tree) = self.runs.get(&run) else { return sent };
-        if tree.leader_lives {
-            sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
-        } else {
-            for process in members {
+        for &signal in signals {
+            sent = Sent::default();
+            if tree.leader_lives {
+                sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
+                continue;
+            }
+            for process in &members {
                 sent.add(process.pid, signal_exactly(process.pid, process.started, signal));
             }
         }
@@ -247,16 +287,11 @@ impl Trees {
 
     /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
     pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
-        let leader_lives = self.runs.get(&run).is_some_and(|tree| tree.leader_lives);
-        if !leader_lives {
-            if let Some(tree) = self.runs.get_mut(&run) {
-                tree.sent = Some((signal, BTreeSet::new()));
-            }
+        if let Some(tree) = self.runs.get_mut(&run).filter(|tree| !tree.leader_lives) {
+            tree.sent = Some((signal, BTreeSet::new()));
             return self.pass_on(run);
         }
-        let sent = self.signal(run, signal, scope);
-        self.signal(run, Signal::CONT, scope);
-        sent
+        self.send(run, &[signal, Signal::CONT], scope)
     }
 
     /// Sends what the survivors of a dead leader were last asked with to those that were not there, or not known, then.
@@ -327,16 +362,22 @@ impl Trees {
                 break;
             }
         }
-        for (&pid, member) in self.members.iter().filter(|(_, member)| member.run == run) {
-            if !found.iter().any(|process| process.pid == pid)
-                && let Some(stat) = read_stat(pid)
-                && stat.lives
-                && stat.started == member.started
-            {
-                found.push(Process { pid, started: stat.started, session: stat.session });
+        let seen: BTreeSet<u32> = found.iter().map(|process| process.pid).collect();
+        self.members.retain(|pid, member| {
+            if member.run != run || seen.contains(pid) {
+                return true;
             }
-        }
-        self.members.retain(|_, member| member.run != run);
+            match read_stat(*pid) {
+                Some(stat) if stat.started == member.started => {
+                    if stat.lives {
+                        found.push(Process { pid: *pid, started: stat.started, session: stat.session });
+                    }
+                    // The dead stay known too, until `died` asks who they were.
+                    true
+                }
+                _ => false,
+            }
+        });
         self.members.extend(found.iter().map(|process| (process.pid, Member { run, started: process.started })));
         if let Some(tree) = self.runs.get_mut(&run) {
             // A session number that nobody in the tree has any more may be given to anyone.
@@ -348,7 +389,24 @@ impl Trees {
         found
     }
 
+    /// The children of this thread, which are all of ours: nobody else here forks, and orphans are given to the first thread.
+    fn own_children(&mut self, own: u32) -> Vec<u32> {
+        if self.own_children.is_none() {
+            self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
+        }
+        let Some(file) = &mut self.own_children else { return Vec::new() };
+        self.text.clear();
+        if file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut self.text)).is_err() {
+            // As good as not there; opened anew next time.
+            self.own_children = None;
+        }
+        self.text.split(|&byte| byte == b' ').filter_map(parse_number).collect()
+    }
+
     fn look_once(&mut self, run: RunId, dead: &mut BTreeSet<u32>) -> Vec<Process> {
+        if !self.proc {
+            return Vec::new();
+        }
         let Some(tree) = self.runs.get_mut(&run) else { return Vec::new() };
         // Once the leader is reaped its pid tells nothing any more.
         if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
@@ -359,7 +417,11 @@ impl Trees {
         let own = std::process::id();
         let mut queue = Vec::new();
         let mut unclear = Vec::new();
-        for child in kin.children(own) {
+        let children = match &kin {
+            Kin::Files => self.own_children(own),
+            Kin::Scanned(_) => kin.children(own),
+        };
+        for child in children {
             if self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child) {
                 continue;
             }
@@ -537,8 +599,11 @@ impl Kin {
             Self::Files => {
                 let mut children = Vec::new();
                 let mut text = Vec::new();
-                // Each thread has the children it forked; see proc_tid_children(5).
-                for thread in numbers_in(&format!("/proc/{pid}/task")) {
+                // Each thread has the children it forked; see proc_tid_children(5). With one thread, which the link count of the
+                // directory tells (2 and the threads), there is no need to list them.
+                let tasks = format!("/proc/{pid}/task");
+                let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
+                for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
                     text.clear();
                     if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| file.read_to_end(&mut text)).is_ok() {
                         children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));

@@ -218,7 +218,8 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 /// Hour, minute and second by the time zone of the environment (TZ, /etc/localtime); UTC where there is none.
 fn local_time(second: u64) -> (u64, u64, u64) {
-    let Ok(time) = libc::time_t::try_from(second) else { return clock(second) };
+    // The type is left to inference: libc calls the name `time_t` deprecated on musl.
+    let Ok(time) = second.try_into() else { return clock(second) };
     let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are to live values of the right types, and localtime_r(3) keeps neither.
     let filled = unsafe { !libc::localtime_r(&raw const time, parts.as_mut_ptr()).is_null() };
@@ -359,7 +360,7 @@ mod tests {
     proptest! {
         #[test]
         fn utc_is_what_the_c_library_says(second in 0..253_402_300_800_u64) {
-            let time = libc::time_t::try_from(second).unwrap();
+            let time = second.try_into().unwrap();
             let mut parts = std::mem::MaybeUninit::<libc::tm>::zeroed();
             // SAFETY: both pointers are to live values, and zeroed is a valid `tm`.
             let parts = unsafe { libc::gmtime_r(&raw const time, parts.as_mut_ptr()); parts.assume_init() };

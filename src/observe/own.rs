@@ -4,8 +4,8 @@
 //! are then made from one value and cannot disagree, and because nothing has to be kept for spans. What does come this way is
 //! what the shell says by itself, `warn!(path = ..., "cannot read it")`: message first, then its fields as `key=value`.
 //!
-//! The layer needs no span storage, so [`install`] puts it on a base that has none: tracing-subscriber's own registry takes 32 KiB
-//! of slots before the first event.
+//! The layer needs no span storage, so [`install`] puts it on a base that has none: tracing-subscriber's own registry was
+//! measured to take 160 KiB before the first event.
 
 use std::fmt::{self, Write};
 use std::sync::Mutex;

@@ -54,7 +54,10 @@ impl Output {
         let shared = Arc::clone(&sink);
         // Another subscriber can only be there when a program embeds this crate; then it hears what libraries say.
         let _ = install(OwnLines::new(tracing::Level::INFO, format.clone(), move |line: &[u8]| {
-            lock(&shared).push(line, Origin::Own);
+            // Held by this very thread when the sink itself logs; waiting would be for ever.
+            if let Ok(mut sink) = shared.try_lock() {
+                sink.push(line, Origin::Own);
+            }
         }));
         Ok(Self { sink, format, names: NameTable { services, instances }, line: Vec::new(), text: String::new() })
     }

@@ -108,7 +108,7 @@ pub fn actor(script: &str) -> Vec<OsString> {
     argv
 }
 
-/// Copied to where every user may execute it.
+/// Where cargo puts it.
 pub fn actor_path() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let path = exe.parent().and_then(Path::parent).unwrap().join("examples/actor");
@@ -153,19 +153,6 @@ pub fn read_all(fd: OwnedFd) -> String {
         }
     });
     String::from_utf8(bytes).unwrap()
-}
-
-/// Reads until that line has come.
-pub fn read_line(fd: &OwnedFd, wanted: &str) {
-    let mut pipe = std::fs::File::from(fd.try_clone().unwrap());
-    let mut text = String::new();
-    until(wanted, || {
-        let mut buffer = [0; 4096];
-        if let Ok(n) = pipe.read(&mut buffer) {
-            text.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
-        }
-        text.lines().any(|line| line == wanted).then_some(())
-    });
 }
 
 /// The fields of /proc/self/status that `grep` prints.

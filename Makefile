@@ -1,0 +1,55 @@
+# Two commands do everything: `make run` brings the example stack up, `make test` is what CI runs.
+
+TARGET := $(shell uname -m)-unknown-linux-musl
+BINARY := target/$(TARGET)/release/firstmate
+# Images are built by the classic builder, which every Docker has.
+export DOCKER_BUILDKIT := 0
+
+.PHONY: help build musl run setup test lint unit sim fuzz docker-images docker-test bench clean
+
+help:
+	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
+	@echo 'make test    everything: format, lints, docs, tests, simulation, fuzzing, images'
+	@echo 'make build   the static binary: $(BINARY)'
+	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
+
+build musl:
+	tests/setup rust
+	cargo build --locked --release --target $(TARGET)
+
+run: build
+	examples/all-in-one/run $(BINARY)
+
+setup:
+	tests/setup
+
+# The order is cheapest first; the images are made while the tests compile.
+test: setup lint build
+	tests/docker/images $(BINARY)
+	$(MAKE) unit sim fuzz docker-test
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
+
+# Against the binary that ships, as PID 1 in namespaces of their own, with the real programs.
+unit:
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast -E 'not binary(sim) and not binary(docker)'
+
+sim:
+	cargo nextest run --locked --cargo-profile sim --test sim --no-capture
+
+fuzz:
+	fuzz/run 5
+
+docker-test:
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test docker
+
+bench: build
+	tests/setup packages
+	benches/run --firstmate $(BINARY)
+
+clean:
+	cargo clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

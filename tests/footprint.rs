@@ -1,0 +1,182 @@
+//! What the binary that ships weighs, and what it costs while nothing happens.
+//!
+//! Measured is the static release binary: `FIRSTMATE_BINARY`, else where `make build` puts it. Each firstmate runs as PID 1 of a
+//! namespace, from a copy of its own, so that it shares no page with another one and its PSS is all its own.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "a test is not PID 1, waits for its own children, and may sleep between two looks")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For so long nothing may happen.
+const WINDOW: Duration = Duration::from_secs(5);
+const MIB: usize = 1024 * 1024;
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match look() {
+            Ok(seen) => return seen,
+            Err(instead) if Instant::now() > deadline => panic!("waited {PATIENCE:?} until {what}; last seen: {instead}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+fn binary() -> PathBuf {
+    let built =
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/{}-unknown-linux-musl/release/firstmate", std::env::consts::ARCH));
+    let path = std::env::var_os("FIRSTMATE_BINARY").map_or_else(built, PathBuf::from);
+    assert!(path.is_file(), "there is no {}; make it with `make build`, or name another with FIRSTMATE_BINARY", path.display());
+    path
+}
+
+struct Firstmate {
+    unshare: Child,
+    pid: u32,
+    directory: PathBuf,
+    http: u16,
+}
+
+impl Firstmate {
+    /// PID 1 over `services` programs that do nothing, with its HTTP port on; returns once they are all ready.
+    fn over(services: usize) -> Self {
+        let directory = std::env::temp_dir().join(format!("firstmate-footprint-{}-{services}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let copy = directory.join("firstmate");
+        std::fs::copy(binary(), &copy).unwrap();
+        let mut text = "[firstmate]\nhttp = \"127.0.0.1:0\"\nsocket = \"firstmate.sock\"\n".to_owned();
+        for number in 0..services {
+            text += &format!("[services.service-{number}]\ncommand = \"sleep infinity\"\n");
+        }
+        std::fs::write(directory.join("firstmate.toml"), text).unwrap();
+        let log = directory.join("log");
+        let file = std::fs::File::create(&log).unwrap();
+        let mut unshare = Command::new("unshare")
+            .args(["--pid", "--fork", "--mount-proc", "--kill-child", "--"])
+            .arg(&copy)
+            .args(["start", "-f", "firstmate.toml"])
+            .current_dir(&directory)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .expect("cannot execute unshare; run `tests/setup packages`");
+        let outer = unshare.id();
+        let read = || std::fs::read_to_string(&log).unwrap();
+        let pid = until("firstmate runs", || {
+            assert_eq!(unshare.try_wait().unwrap(), None, "{}", read());
+            let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).map_err(|error| error.to_string())?;
+            let pid: u32 = children.trim().parse().map_err(|_| read())?;
+            let exe = std::fs::read_link(format!("/proc/{pid}/exe")).map_err(|error| error.to_string())?;
+            if exe == copy { Ok(pid) } else { Err(format!("{}", exe.display())) }
+        });
+        let http = until("it says where it serves", || {
+            let text = read();
+            let port = text.lines().find_map(|line| line.split_once("served on http://127.0.0.1:")?.1.parse().ok());
+            port.ok_or(text)
+        });
+        let firstmate = Self { unshare, pid, directory, http };
+        until("everything is ready", || {
+            let answer = firstmate.get("/readyz");
+            if answer.starts_with("HTTP/1.1 200 ") { Ok(()) } else { Err(answer) }
+        });
+        firstmate
+    }
+
+    fn get(&self, target: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http)).unwrap();
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn pss(&self) -> usize {
+        let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() * 1024
+    }
+
+    /// Context switches and nanoseconds on a processor of all its threads; see proc_pid_status(5) and sched-stats.
+    fn activity(&self) -> Vec<(String, Vec<String>)> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        let mut all: Vec<_> = tasks
+            .map(|task| {
+                let task = task.unwrap();
+                let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+                let switches = status.lines().filter(|line| line.contains("ctxt_switches")).map(str::to_owned);
+                let schedstat = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+                (task.file_name().into_string().unwrap(), switches.chain([schedstat]).collect())
+            })
+            .collect();
+        all.sort();
+        all
+    }
+
+    fn check_idle(&self) {
+        let look = || std::thread::sleep(Duration::from_millis(100));
+        // The connection that asked last is being taken down.
+        until("it has come to rest", || {
+            let before = self.activity();
+            look();
+            if self.activity() == before { Ok(()) } else { Err(format!("{before:?}")) }
+        });
+        let before = self.activity();
+        assert_eq!(before.len(), 1, "one thread does everything");
+        assert_eq!(before[0].1.len(), 3, "two counts of switches and the time on a processor: {before:?}");
+        // Not a wait for something to happen: the measurement is that nothing does.
+        std::thread::sleep(WINDOW);
+        assert_eq!(self.activity(), before, "it woke up while there was nothing to do");
+    }
+}
+
+impl Drop for Firstmate {
+    fn drop(&mut self) {
+        // With unshare goes its child, which is PID 1, and with that everything else.
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[test]
+fn one_service_takes_at_most_2_5_mib_and_no_wake_up() {
+    let firstmate = Firstmate::over(1);
+    firstmate.check_idle();
+    println!("PSS with one service: {} KiB", firstmate.pss() / 1024);
+    assert!(firstmate.pss() <= 5 * MIB / 2, "{}", firstmate.pss());
+}
+
+#[test]
+fn a_hundred_services_take_at_most_3_mib_and_no_wake_up() {
+    let firstmate = Firstmate::over(100);
+    firstmate.check_idle();
+    println!("PSS with 100 services: {} KiB", firstmate.pss() / 1024);
+    assert!(firstmate.pss() <= 3 * MIB, "{}", firstmate.pss());
+}
+
+/// See elf(5); 64-bit little-endian, as both targets are.
+#[test]
+fn the_binary_is_static_stripped_and_at_most_4_mib() {
+    const PT_INTERP: u64 = 3;
+    const SHT_SYMTAB: u64 = 2;
+    let data = std::fs::read(binary()).unwrap();
+    assert_eq!(data[..6], *b"\x7fELF\x02\x01");
+    let number = |at: usize, bytes: usize| data[at..at + bytes].iter().rev().fold(0_u64, |sum, &byte| sum << 8 | u64::from(byte));
+    let index = |at: usize, bytes: usize| usize::try_from(number(at, bytes)).unwrap();
+    // Offset, size and number of the entries, and where in an entry its type is.
+    let types = |offset: usize, size: usize, count: usize, place: usize| -> Vec<u64> {
+        (0..index(count, 2)).map(|entry| number(index(offset, 8) + entry * index(size, 2) + place, 4)).collect()
+    };
+    let (programs, sections) = (types(32, 54, 56, 0), types(40, 58, 60, 4));
+    assert!(!programs.is_empty() && !sections.is_empty());
+    println!("the binary has {} bytes", data.len());
+    assert!(!programs.contains(&PT_INTERP), "it needs a dynamic loader");
+    assert!(!sections.contains(&SHT_SYMTAB), "it has a symbol table");
+    assert!(data.len() <= 4 * MIB, "{}", data.len());
+}
