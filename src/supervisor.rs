@@ -413,8 +413,10 @@ impl Supervisor {
                 Ok(Some(dead)) => {
                     // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
                     let outcome = dead.outcome().clone();
-                    self.child_died(dead.pid(), outcome);
+                    let pid = dead.pid();
+                    self.child_died(pid, outcome);
                     dead.reap();
+                    self.trees.reaped(pid);
                 }
                 Ok(None) => break,
                 Err(error) => {

@@ -30,7 +30,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,7 +43,10 @@ use crate::engine::{RunId, Signal};
 pub const MARKER: &str = "FIRSTMATE_RUN";
 
 /// More than the kernel lets the arguments and environment of a program be, with its default stack limit.
-const ENVIRONMENT_MAX: u64 = 4 << 20;
+const ENVIRONMENT_MAX: usize = 4 << 20;
+
+/// Most are smaller than this.
+const ENVIRONMENT_FIRST: usize = 16 << 10;
 
 /// A child whose environment cannot be read is taken for a possible member of any tree so long; for a stranger after that.
 const UNCLEAR_FOR: Duration = Duration::from_secs(1);
@@ -65,7 +68,7 @@ pub struct Trees {
     members: BTreeMap<u32, Member>,
     /// Children of ours that belong to nobody, with their start time.
     strangers: BTreeMap<u32, u64>,
-    /// Children of ours that were seen dead: they stay so until `died` is called for them.
+    /// Children of ours that were seen dead: they stay so until `reaped` is called for them.
     zombies: BTreeSet<u32>,
     /// Children of ours whose environment could not be read, with their start time and since when that is so.
     unclear: BTreeMap<u32, (u64, Instant)>,
@@ -241,6 +244,12 @@ impl Trees {
         };
         self.disown(pid);
         died
+    }
+
+    /// To be called for every child once it is reaped: from now on its number may be anybody's. Whoever looked at a tree between
+    /// `died` and this has seen it dead among our children.
+    pub fn reaped(&mut self, pid: u32) {
+        self.disown(pid);
     }
 
     fn disown(&mut self, pid: u32) {
@@ -525,9 +534,8 @@ impl Trees {
     }
 
     fn read_marker(&self, pid: u32) -> Mark {
-        let mut environment = Vec::new();
-        let read = open_environment(pid).and_then(|file| file.take(ENVIRONMENT_MAX).read_to_end(&mut environment));
-        if read.is_err() || environment.iter().all(|&byte| byte == 0) {
+        let Ok(environment) = open_environment(pid).and_then(|file| read_at_once(&file)) else { return Mark::Unreadable };
+        if environment.iter().all(|&byte| byte == 0) {
             return Mark::Unreadable;
         }
         environment
@@ -684,6 +692,20 @@ fn open_environment(pid: u32) -> io::Result<File> {
         libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(dumpable), 0, 0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_long::from(death_signal), 0, 0, 0);
         result
+    }
+}
+
+/// The whole content by one read, during which a process keeps its memory. Several would show the beginning only of one that exits
+/// between them, and it would look as if it had no marker.
+fn read_at_once(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; ENVIRONMENT_FIRST];
+    loop {
+        let length = file.read_at(&mut bytes, 0)?;
+        if length < bytes.len() || length >= ENVIRONMENT_MAX {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(length.saturating_mul(4), 0);
     }
 }
 
