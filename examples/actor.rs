@@ -4,11 +4,15 @@
 //! `print-status FIELD` · `reopen-stdout TEXT` · `ignore SIGNAL` `default SIGNAL` `ignore-term` `block SIGNAL` · `exit N`
 //! `kill-self SIGNAL` `sleep` `sleep-ms N` · `daemonise` (the rest is done by a grandchild in a session of its own) · `orphans N` (N
 //! grandchildren that end at once) · `child ACTIONS... end` (a child does these; wait for none) · `setsid` · `rename NAME` ·
-//! `wipe-env` (as setproctitle does) · `hide` (nobody may look into it) · `write-pid FILE` · `listen PORT` (accepts and says `ok`)
+//! `wipe-env` (as setproctitle does) · `hide` (nobody may look into it) · `write-pid FILE` · `listen PORT` (accepts and says `ok`) ·
+//! `bind PORT` (holds it, children too) · `serve PORT FILE` (HTTP: 200 while the file exists, otherwise 503) · `wait-file FILE` (until
+//! it exists) · `print-raw TEXT` (no line end) `long N` (a line of so many bytes) `flood` (lines for ever, as fast as can be) ·
+//! `orphans-at-once N` (dead ones, all handed over in one moment) · `print-received SIGNAL` (each signal that comes, up to that one) ·
+//! `print-tty`
 
 use std::ffi::CString;
-use std::io::{self, Write};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
 
 use firstmate::engine::Signal;
@@ -144,6 +148,45 @@ fn act(mut script: Vec<String>) -> Result<u8, Failure> {
                     let _ = stream?.write_all(b"ok\n");
                 }
             }
+            "bind" => {
+                // Held until the last process that has it is gone; nobody accepts.
+                std::mem::forget(TcpListener::bind((Ipv4Addr::LOCALHOST, word()?.parse()?))?);
+                say("bound")?;
+            }
+            "serve" => {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, word()?.parse()?))?;
+                let file = word()?;
+                say("serving")?;
+                for stream in listener.incoming() {
+                    // A visitor who has gone again is no reason to stop.
+                    let _ = answer(stream?, std::fs::exists(&file)?);
+                }
+            }
+            "wait-file" => {
+                let file = word()?;
+                while !std::fs::exists(&file)? {
+                    // SAFETY: no descriptors, so none are looked at.
+                    unsafe { libc::poll(std::ptr::null_mut(), 0, 5) };
+                }
+            }
+            "print-raw" => {
+                io::stdout().write_all(word()?.as_bytes())?;
+                io::stdout().flush()?;
+            }
+            "long" => say(&"x".repeat(word()?.parse()?))?,
+            "flood" => {
+                let mut out = io::BufWriter::with_capacity(16 * 1024, io::stdout());
+                for n in 0_u64.. {
+                    writeln!(out, "flood {n}")?;
+                }
+            }
+            "orphans-at-once" => orphans_at_once(word()?.parse()?)?,
+            "print-received" => print_received(signal(&word()?)?)?,
+            "print-tty" => {
+                // SAFETY: numbers only.
+                let (tty, foreground) = unsafe { (libc::isatty(0) == 1, libc::tcgetpgrp(0) == libc::getpgrp()) };
+                say(&format!("tty {tty}, foreground {foreground}"))?;
+            }
             _ => return Err(format!("`{verb}` is not in my script").into()),
         }
     }
@@ -155,6 +198,48 @@ fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout();
     out.write_all(format!("{text}\n").as_bytes())?;
     out.flush()
+}
+
+fn answer(mut stream: TcpStream, well: bool) -> io::Result<()> {
+    // One read is the whole request: it is short and comes over loopback.
+    let _ = stream.read(&mut [0; 4096])?;
+    let status = if well { "200 OK" } else { "503 Service Unavailable" };
+    stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+}
+
+/// A child collects the dead and leaves them all behind when it ends itself.
+fn orphans_at_once(count: u32) -> Result<(), Failure> {
+    if fork()? {
+        // SAFETY: no status is asked for. Our own child, and not firstmate's: this is not firstmate.
+        unsafe { libc::syscall(libc::SYS_wait4, -1, std::ptr::null::<i32>(), 0, 0) };
+        return Ok(());
+    }
+    for _ in 0..count {
+        if !fork()? {
+            // SAFETY: a number; nothing of the parent's is to be run or flushed twice.
+            unsafe { libc::_exit(0) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { libc::_exit(0) }
+}
+
+/// The raw calls, since the C libraries keep some signals for themselves.
+fn print_received(last: i32) -> Result<(), Failure> {
+    let all = u64::MAX;
+    // SAFETY: a kernel signal set of the size said.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, &raw const all, std::ptr::null::<u64>(), 8) };
+    say("listening for signals")?;
+    loop {
+        let none = std::ptr::null::<libc::c_void>();
+        // SAFETY: as above; neither siginfo nor a time limit is given.
+        let got = unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const all, none, none, 8) };
+        let Some(signal) = i32::try_from(got).ok().and_then(Signal::from_number) else { continue };
+        say(&format!("got {signal}"))?;
+        if signal.number() == last {
+            return Ok(());
+        }
+    }
 }
 
 fn signal(name: &str) -> Result<i32, Failure> {

@@ -4,6 +4,7 @@
 //! and standard output are non-blocking, probes and HTTP are futures. [`Reaper`] is the only owner of waits. A turn of the loop is:
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
+mod environment;
 mod output;
 mod probes;
 mod setup;
@@ -12,7 +13,7 @@ mod verbs;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,17 +22,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::config::{Http, Loaded};
-use crate::engine::spec::{Command, Service};
-use crate::engine::{Action, Engine, Event, LaunchError, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Timestamp};
+use crate::engine::spec::{Command, Scope, Service};
+use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
-use crate::linux::spawn::{self, Environment, LaunchProgress, Placement, Request, Stdio};
-use crate::linux::tree::{Died, MARKER, Sent, Trees};
+use crate::linux::spawn::{self, Environment, LaunchProgress, Placement, Request, Spawned, Stdio};
+use crate::linux::tree::{Died, Sent, Trees};
 use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
 
+use environment::Environments;
 use output::Output;
 use probes::Probes;
 pub use single::run_single;
@@ -68,9 +70,6 @@ const LAST_WORDS: usize = 256 * 1024;
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
 /// Where Kubernetes looks for a container's last words; it reads at most this much of them.
 const TERMINATION_LOG: (&str, usize) = ("/dev/termination-log", 4096);
-/// What a supervisor above firstmate said to firstmate, not to its services; see sd_notify(3) and sd_listen_fds(3).
-const NOT_FOR_SERVICES: [&str; 6] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-
 /// Runs a file in the foreground until everything is over. Returns firstmate's exit code; see `--help`.
 #[must_use]
 pub fn run(loaded: Loaded, options: Options) -> u8 {
@@ -122,13 +121,18 @@ struct Supervisor {
     origin: Instant,
     events: VecDeque<Event>,
     actions: Vec<Action>,
+    to_spawn: Vec<RunId>,
     exit: Option<i32>,
     trees: Trees,
     owners: HashMap<u32, Owner>,
     runs: BTreeMap<RunId, Run>,
     /// Runs whose main process is gone and whose tree is not.
     clearing: BTreeSet<RunId>,
-    inherited: Environment,
+    environments: Environments,
+    /// In the order of the file, as the engine has them.
+    services: Vec<Arc<Service>>,
+    /// The command of each.
+    commands: Vec<Vec<OsString>>,
     poller: Arc<Poller>,
     streams: Streams<(RunId, Stream)>,
     output: Output,
@@ -258,23 +262,31 @@ impl Supervisor {
             let mut actions = std::mem::take(&mut self.actions);
             self.engine.borrow_mut().step(now, event, &mut actions);
             for action in actions.drain(..) {
+                // Telling does not wait for starting, nor the other way round; everything else keeps its order.
+                if !matches!(action, Action::Spawn { .. } | Action::Notice(_)) {
+                    self.spawn_all();
+                }
                 self.perform(action);
             }
+            self.spawn_all();
             self.actions = actions;
         }
         let now = self.now();
         self.desk.settle(&self.engine.borrow(), now);
     }
 
+    fn tell(&mut self, notice: &Notice) {
+        let text = self.output.notice(notice);
+        if matches!(notice, Notice::Over { .. }) {
+            self.last_words = text;
+        }
+    }
+
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Spawn { run } => {
-                if let Err(error) = self.spawn(run) {
-                    self.events.push_back(Event::Exited { run, outcome: Outcome::SpawnFailed(error), left_behind: 0 });
-                }
-            }
+            Action::Spawn { run } => self.to_spawn.push(run),
             Action::Signal { run, signal } => {
-                let scope = self.service(run).map_or(crate::engine::spec::Scope::Main, |service| service.stop.scope);
+                let scope = self.services.get(run.instance.service.0).map_or(Scope::Main, |service| service.stop.scope);
                 let sent = self.trees.stop(run, signal, scope);
                 self.tell_refused(run, &sent);
             }
@@ -285,24 +297,44 @@ impl Supervisor {
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run),
-            Action::Notice(notice) => {
-                let text = self.output.notice(&notice);
-                if matches!(notice, crate::engine::Notice::Over { .. }) {
-                    self.last_words = text;
-                }
-            }
+            Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
     }
 
-    fn service(&self, run: RunId) -> Option<Arc<Service>> {
-        self.engine.borrow().service(run.instance.service).cloned()
+    /// Starts everything that is to be started: first every fork, then everything there is to note down about them.
+    ///
+    /// A fork makes every page of ours copy-on-write anew, so what is written between two forks costs a fault a page: a start among
+    /// many is half as dear when the books are kept afterwards.
+    fn spawn_all(&mut self) {
+        if self.to_spawn.is_empty() {
+            return;
+        }
+        let mut runs = std::mem::take(&mut self.to_spawn);
+        let mut spawned = Vec::with_capacity(runs.len());
+        for run in &runs {
+            spawned.push(self.spawn(*run));
+        }
+        for (run, spawned) in runs.drain(..).zip(spawned) {
+            match spawned {
+                Ok(spawned) => self.spawned(run, spawned),
+                Err(error) => self.events.push_back(Event::Exited { run, outcome: Outcome::SpawnFailed(error), left_behind: 0 }),
+            }
+        }
+        self.to_spawn = runs;
     }
 
-    fn spawn(&mut self, run: RunId) -> Result<(), LaunchError> {
-        let Some(service) = self.service(run) else { return Ok(()) };
-        let environment = self.environment(run, &service)?;
-        let spawned = start(&service, &service.launch.command, &environment, Stdio::Pipes)?;
+    fn spawn(&mut self, run: RunId) -> Result<Spawned, LaunchError> {
+        let index = run.instance.service.0;
+        let (Some(service), Some(argv)) = (self.services.get(index), self.commands.get(index)) else {
+            return Err(LaunchError { stage: Stage::Exec, errno: libc::ESRCH, detail: "a service that is not in the file".to_owned() });
+        };
+        let name = self.output.instance_name(run.instance);
+        self.environments.prepare(run, name, service, &self.trees)?;
+        start(service, argv, self.environments.prepared(), Stdio::Pipes)
+    }
+
+    fn spawned(&mut self, run: RunId, spawned: Spawned) {
         let pid = spawned.pid;
         self.trees.started(run, self.output.instance_name(run.instance), pid);
         self.owners.insert(pid, Owner::Run(run));
@@ -330,36 +362,13 @@ impl Supervisor {
             }
         };
         self.runs.insert(run, Run { pid, launch, failed: None, streams });
-        Ok(())
-    }
-
-    /// The whole environment of a run, or of its probes.
-    fn environment(&self, run: RunId, service: &Service) -> Result<Environment, LaunchError> {
-        let launch = &service.launch;
-        let mut environment = if launch.inherit_env { self.inherited.clone() } else { Environment::default() };
-        for (name, value) in &launch.env_defaults {
-            // The container's environment wins over `.env`.
-            if !launch.inherit_env || std::env::var_os(name).is_none() {
-                environment.set(name, value)?;
-            }
-        }
-        for (name, value) in &launch.env {
-            environment.set(name, value)?;
-        }
-        let name = self.output.instance_name(run.instance);
-        if let Some(port) = launch.port {
-            let port = port.saturating_add(run.instance.number.saturating_sub(1));
-            environment.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
-            environment.set(OsStr::new("PS"), OsStr::new(name))?;
-        }
-        environment.set(OsStr::new(MARKER), &self.trees.marker(name, run))?;
-        Ok(environment)
     }
 
     fn probe(&mut self, run: RunId, kind: ProbeKind, number: u32) {
-        let Some(service) = self.service(run) else { return };
-        let environment = self.environment(run, &service);
-        if let Some(event) = self.probes.start(run, kind, number, &service, environment, &mut self.trees, &mut self.owners, &self.poller) {
+        let Some(service) = self.services.get(run.instance.service.0) else { return };
+        let name = self.output.instance_name(run.instance);
+        let environment = self.environments.prepare(run, name, service, &self.trees).map(|()| self.environments.prepared());
+        if let Some(event) = self.probes.start(run, kind, number, service, environment, &mut self.trees, &mut self.owners, &self.poller) {
             self.events.push_back(event);
         }
     }
@@ -516,11 +525,10 @@ impl Supervisor {
 }
 
 /// Starts a program as one of the service's: its main process or a probe.
-fn start(service: &Service, command: &Command, env: &Environment, stdio: Stdio) -> Result<spawn::Spawned, LaunchError> {
+fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio) -> Result<Spawned, LaunchError> {
     let launch = &service.launch;
-    let argv = argv_of(command);
     spawn::spawn(&Request {
-        argv: &argv,
+        argv,
         env,
         working_dir: &launch.working_dir,
         user: launch.user.as_deref(),
@@ -538,18 +546,4 @@ fn argv_of(command: &Command) -> Vec<OsString> {
         Command::Argv(words) => words.iter().map(OsString::from).collect(),
         Command::Shell(text) => vec!["/bin/sh".into(), "-c".into(), text.into()],
     }
-}
-
-/// firstmate's own environment, as services get it.
-fn inherited() -> Environment {
-    let mut environment = Environment::default();
-    for (name, value) in std::env::vars_os() {
-        let name_text = name.to_string_lossy();
-        if name_text.is_empty() || NOT_FOR_SERVICES.contains(&name_text.as_ref()) || name_text == MARKER {
-            continue;
-        }
-        // The kernel handed it to us, so it can hand it on; a name with `=` in it cannot have come out of vars_os.
-        let _ = environment.set(&name, &value);
-    }
-    environment
 }

@@ -333,3 +333,61 @@ fn a_reader_that_went_away_is_no_panic() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(3), ""));
 }
+
+#[test]
+fn start_with_names_asks_the_one_that_runs() {
+    let started = Reply::Done { instances: vec![Answer { instance: "web.1".to_owned(), verdict: Verdict::Started }] };
+    let stand = Stand::answering(stack(), started);
+    assert_eq!(on(&stand, &["start", "web"]), say(0, "web.1: started\n", ""));
+    assert_eq!(stand.requests.try_recv().unwrap(), Request::Start(vec!["web".to_owned()]));
+    // What a running one was started with cannot be changed by the way.
+    assert_eq!(on(&stand, &["start", "web", "-p", "5000"]).0, 2);
+    assert!(stand.requests.try_recv().is_err());
+
+    let mut absent = command(&["start", "web"]);
+    absent.env("FIRSTMATE_SOCKET", "/nowhere/x.sock");
+    let message = "\
+error: no firstmate answers; looked at
+  /nowhere/x.sock: is not there
+  = help: names are started in a firstmate that runs already; `firstmate start` without names runs the file
+";
+    assert_eq!(ended(absent), say(4, "", message));
+}
+
+#[test]
+fn a_mistyped_command_is_not_taken_for_a_program() {
+    let help = "`firstmate --help` lists the commands";
+    let message = format!("error: there is no command `stauts`\n  = help: did you mean `status`? {help}\n");
+    assert_eq!(ended(command(&["stauts"])), say(2, "", &message));
+    let message = format!("error: there is no command `nginx`\n  = help: {help}; one program is run by `firstmate -- CMD ARG...`\n");
+    assert_eq!(ended(command(&["nginx", "-g"])), say(2, "", &message));
+    let message = "error: no program is named after `--`\n  = help: firstmate -- CMD ARG...\n";
+    assert_eq!(ended(command(&["--"])), say(2, "", message));
+    let (code, _, stderr) = ended(command(&["--http", "9180"]));
+    assert!(code == 2 && stderr.contains("an address is like 0.0.0.0:9180 or [::]:9180; or off"), "{stderr}");
+}
+
+#[test]
+fn check_config_says_yes_in_one_line_or_lists_every_problem() {
+    let directory = Directory::new();
+    let check = |text: &str, arguments: &[&str]| {
+        std::fs::write(directory.path().join("firstmate.toml"), text).unwrap();
+        let mut command = command(&[&["check-config"], arguments].concat());
+        command.current_dir(directory.path());
+        ended(command)
+    };
+    let good = "[services.web]\ncommand = \"sleep 1\"\ninstances = 2\n\n[services.db]\ncommand = \"sleep 1\"\n";
+    let (code, stdout, stderr) = check(good, &[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.ends_with("firstmate.toml: ok, 2 services, 3 instances\n") && stdout.lines().count() == 1, "{stdout}");
+    assert_eq!(check(good, &["-f", "firstmate.toml"]).0, 0);
+
+    let bad = "[services.web]\ncommand = \"sleep 1\"\nrestrat = \"always\"\n\n[services.db]\ncommand = \"\"\n";
+    let (code, stdout, stderr) = check(bad, &[]);
+    assert_eq!((code, stdout.as_str()), (2, ""));
+    assert!(stderr.contains("firstmate.toml:3:1") && stderr.contains("firstmate.toml:6:"), "{stderr}");
+    assert!(!stderr.contains('\x1b'), "colour is for terminals: {stderr}");
+
+    let (code, stdout, stderr) = check(good, &["-f", "nope.toml"]);
+    assert!(code == 2 && stdout.is_empty() && stderr.starts_with("error: ") && stderr.contains("nope.toml"), "{stderr}");
+}

@@ -194,8 +194,8 @@ fn each_stage_has_a_name_and_an_errno() {
     let base = plain(&argv, &env);
     let mut fails = |request: Request<'_>| failure(stage.play(&request));
 
-    assert_eq!(fails(Request { user: Some("nosuchuser"), ..base }), (At::User, 0, "nosuchuser in /etc/passwd".into()));
-    assert_eq!(fails(Request { group: Some("nosuchgroup"), ..base }), (At::Group, 0, "nosuchgroup in /etc/group".into()));
+    assert_eq!(fails(Request { user: Some("nosuchuser"), ..base }), (At::User, 0, "nosuchuser: not in /etc/passwd".into()));
+    assert_eq!(fails(Request { group: Some("nosuchgroup"), ..base }), (At::Group, 0, "nosuchgroup: not in /etc/group".into()));
     let (at, _, detail) = fails(Request { user: Some("54321"), ..base });
     assert_eq!((at, detail.as_str()), (At::Group, "54321: a user /etc/passwd does not list needs `group` too"));
     assert_eq!(fails(Request { working_dir: Path::new("/no/such"), ..base }), (At::WorkingDir, libc::ENOENT, "/no/such".into()));

@@ -12,17 +12,21 @@ use crate::supervisor::{self, Options};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0  the stop was asked for, or everything ended well by itself
-  2  the file or the arguments are wrong
-  N  the code of the essential service, or of the one program after `--`, that ended it; 128 + N when signal N killed it";
+  0   the stop was asked for, or everything ended well by itself
+  2   the file or the arguments are wrong
+  69  the socket or the HTTP address is taken, or cannot be had
+  71  the system refuses what firstmate cannot be without
+  N   the code of the essential service, or of the one program after `--`, that ended it; 128 + N when signal N killed it";
 
 const START_EXIT_CODES: &str = "\
 Exit codes:
-  0  the stop was asked for, or everything ended well by itself; with names: all are up
-  1  with names: at least one is not up
-  2  the file or the arguments are wrong
-  4  with names: one is unknown, or no firstmate answers
-  N  the code of the essential service that ended it; 128 + N when signal N killed it";
+  0   the stop was asked for, or everything ended well by itself; with names: all are up
+  1   with names: at least one is not up
+  2   the file or the arguments are wrong
+  4   with names: one is unknown, or no firstmate answers
+  69  the socket or the HTTP address is taken, or cannot be had
+  71  the system refuses what firstmate cannot be without
+  N   the code of the essential service that ended it; 128 + N when signal N killed it";
 
 /// How to run the file.
 #[derive(Debug, clap::Args)]

@@ -361,7 +361,7 @@ pub enum EndCause {
     },
     /// Everything has ended by itself and nothing will be started again.
     NothingLeft {
-        /// The code of the last failure, or 0.
+        /// The code of the first failed service in the file's order, or 0.
         code: i32,
     },
     /// A second Ctrl-C.

@@ -398,6 +398,13 @@ impl Instance {
         self.state = State::Ending(ending);
     }
 
+    /// An operator has spoken: a run that is ending is followed by what was wished, not by what its policy says.
+    pub(super) const fn wished(&mut self) {
+        if let State::Ending(ending) = &mut self.state {
+            ending.cause = Cause::Operator;
+        }
+    }
+
     /// SIGKILL at once.
     pub(super) fn kill_now(&mut self, now: Timestamp, service: &Service, cause: Cause, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
@@ -537,7 +544,8 @@ impl Instance {
             Restart::OnFailure => failed,
             Restart::Never => false,
         };
-        let stable = uptime >= service.backoff.reset_after;
+        // A run that never became ready in all its time was not stable: it would be retried without a delay, for ever.
+        let stable = uptime >= service.backoff.reset_after && cause != Cause::StartTimeout;
         if stable {
             (self.failures, self.attempts) = (0, 0);
         } else if failed {

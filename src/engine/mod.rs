@@ -12,6 +12,8 @@ pub mod signal;
 pub mod spec;
 mod stack;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod time;
 mod view;
 

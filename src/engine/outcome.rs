@@ -124,11 +124,56 @@ impl fmt::Display for LaunchError {
             write!(f, " {}", self.detail)?;
         }
         if self.errno == 0 {
-            return f.write_str(": not found");
+            return Ok(());
         }
-        write!(f, ": {}", std::io::Error::from_raw_os_error(self.errno))
+        match ERRNOS.iter().find(|(number, _, _)| *number == self.errno) {
+            Some((_, name, meaning)) => write!(f, ": {name} ({meaning})"),
+            None => write!(f, ": errno {}", self.errno),
+        }
     }
 }
+
+/// What a launch can meet, with its name and meaning: see errno(3), numbered as on x86-64 and AArch64. Here and not from the
+/// C library, whose words differ between glibc and musl and lack the name.
+const ERRNOS: [(i32, &str, &str); 37] = [
+    (1, "EPERM", "operation not permitted"),
+    (2, "ENOENT", "no such file or directory"),
+    (3, "ESRCH", "no such process"),
+    (4, "EINTR", "interrupted system call"),
+    (5, "EIO", "I/O error"),
+    (6, "ENXIO", "no such device or address"),
+    (7, "E2BIG", "argument list too long"),
+    (8, "ENOEXEC", "exec format error"),
+    (9, "EBADF", "bad file number"),
+    (11, "EAGAIN", "try again"),
+    (12, "ENOMEM", "out of memory"),
+    (13, "EACCES", "permission denied"),
+    (14, "EFAULT", "bad address"),
+    (16, "EBUSY", "device or resource busy"),
+    (17, "EEXIST", "file exists"),
+    (19, "ENODEV", "no such device"),
+    (20, "ENOTDIR", "not a directory"),
+    (21, "EISDIR", "is a directory"),
+    (22, "EINVAL", "invalid argument"),
+    (23, "ENFILE", "file table overflow"),
+    (24, "EMFILE", "too many open files"),
+    (25, "ENOTTY", "not a typewriter"),
+    (26, "ETXTBSY", "text file busy"),
+    (27, "EFBIG", "file too large"),
+    (28, "ENOSPC", "no space left on device"),
+    (30, "EROFS", "read-only file system"),
+    (34, "ERANGE", "math result not representable"),
+    (36, "ENAMETOOLONG", "file name too long"),
+    (38, "ENOSYS", "function not implemented"),
+    (40, "ELOOP", "too many symbolic links encountered"),
+    (71, "EPROTO", "protocol error"),
+    (80, "ELIBBAD", "accessing a corrupted shared library"),
+    (87, "EUSERS", "too many users"),
+    (107, "ENOTCONN", "transport endpoint is not connected"),
+    (110, "ETIMEDOUT", "connection timed out"),
+    (116, "ESTALE", "stale NFS file handle"),
+    (122, "EDQUOT", "quota exceeded"),
+];
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -23,6 +23,8 @@ pub struct Engine {
     stop_timeout: Duration,
     drain: Duration,
     rng: Rng,
+    /// Every service after those it depends on.
+    dependencies_first: Vec<ServiceId>,
     pub(super) began: Timestamp,
 }
 
@@ -88,6 +90,7 @@ impl Engine {
                 entry.dependents.push(dependent);
             }
         }
+        let dependencies_first = dependencies_first(&services);
         Self {
             services,
             instances,
@@ -95,6 +98,7 @@ impl Engine {
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
+            dependencies_first,
             began: now,
         }
     }
@@ -235,10 +239,11 @@ impl Engine {
             match command.verb {
                 Verb::Start => {
                     instance.desired = Desired::Up;
-                    if matches!(instance.state, State::Idle(_)) {
+                    if instance.is_idle() {
                         (instance.failures, instance.attempts) = (0, 0);
                         instance.state = due;
                     }
+                    instance.wished();
                 }
                 Verb::Stop => {
                     instance.desired = Desired::Down;
@@ -251,6 +256,7 @@ impl Engine {
                         }
                         State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
                             instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                            instance.wished();
                         }
                     }
                 }
@@ -261,6 +267,7 @@ impl Engine {
                         instance.state = due;
                     } else {
                         instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                        instance.wished();
                     }
                 }
             }
@@ -276,7 +283,8 @@ impl Engine {
         let deadline = now.after(self.stop_timeout);
         // An essential service that was given up leaves nothing worth draining: the stack has not been ready for long.
         let drain = match why {
-            EndCause::Asked(_) => self.drain.min(self.stop_timeout),
+            // However long: the last moments are for SIGKILL and the reaping.
+            EndCause::Asked(_) => self.drain.min(self.stop_timeout.saturating_sub(RESERVE)),
             EndCause::GaveUp { .. }
             | EndCause::EssentialEnded { .. }
             | EndCause::Blocked { .. }
@@ -456,22 +464,22 @@ impl Engine {
         None
     }
 
-    /// The exit code when everything has ended by itself; `None` while something runs, will run, or was stopped by an operator.
+    /// The exit code when everything has ended by itself: of the first failure in the file's order, or 0. `None` while something runs, will run, or was stopped by an operator.
     fn nothing_left(&self) -> Option<i32> {
         let mut code = 0;
         let mut wanted = false;
         for instance in &self.instances {
             wanted |= instance.desired == Desired::Up;
             match &instance.state {
-                State::Idle(Idle::Completed) => {}
-                State::Idle(Idle::Exited | Idle::Failed) => {
+                State::Idle(Idle::Failed) => {
                     if let Some(outcome) = &instance.last_outcome {
-                        code = if code == 0 { outcome.exit_code() } else { code };
+                        code = if code == 0 { failure_code(outcome) } else { code };
                     }
                 }
-                State::Idle(Idle::Blocked { .. }) => {}
+                State::Idle(Idle::Completed | Idle::Exited | Idle::Blocked { .. }) => {}
                 State::Idle(Idle::Stopped) => {
-                    if instance.runs > 0 {
+                    let was_wanted = self.service(instance.id.service).is_some_and(|service| service.autostart);
+                    if was_wanted || instance.runs > 0 {
                         return None;
                     }
                 }
@@ -497,23 +505,25 @@ impl Engine {
             }
             Phase::Serving | Phase::Ended { .. } => return,
         };
-        for index in 0..self.instances.len() {
-            let Some(instance) = self.instances.get(index) else { continue };
+        // Nothing in the loop changes these: an instance that is asked to end is not idle yet.
+        let busy: Vec<bool> =
+            (0..self.services.len()).map(|index| self.instances_of(ServiceId(index)).iter().any(|instance| !instance.is_idle())).collect();
+        let below = self.chains_below(&busy);
+        for instance in &mut self.instances {
             if instance.is_idle() {
                 continue;
             }
-            let id = instance.id;
-            let Some(entry) = self.services.get(id.service.0) else { continue };
-            let needed = entry.dependents.iter().any(|dependent| self.instances_of(*dependent).iter().any(|other| !other.is_idle()));
+            let id = instance.id.service;
+            let Some(entry) = self.services.get(id.0) else { continue };
+            let needed = entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
             let ending = matches!(instance.state, State::Ending(_));
             if needed && !ending {
                 continue;
             }
-            let service = Arc::clone(&entry.service);
-            let share = self.share(id.service, kill_all_at.since(now));
-            let Some(instance) = self.instances.get_mut(index) else { continue };
+            let own = entry.service.stop.timeout;
+            let share = Self::share(own, below.get(id.0).copied().unwrap_or_default(), kill_all_at.since(now));
             // One that is ending already only gets less time: others wait for it now.
-            instance.begin_end(now, &service, Cause::Shutdown, service.stop.timeout.min(share), out);
+            instance.begin_end(now, &entry.service, Cause::Shutdown, own.min(share), out);
         }
         let left = self.instances.iter().filter(|instance| !instance.is_idle()).count();
         if left == 0 || deadline <= now {
@@ -523,9 +533,7 @@ impl Engine {
 
     /// This service's part of the time that is left, so that those it depends on get theirs: by the grace periods on the longest
     /// chain of running services below it.
-    fn share(&self, id: ServiceId, left: Duration) -> Duration {
-        let Some(own) = self.service(id).map(|service| service.stop.timeout) else { return left };
-        let below = self.chain_below(id, self.services.len());
+    fn share(own: Duration, below: Duration, left: Duration) -> Duration {
         let whole = own.saturating_add(below);
         if whole <= left || whole.is_zero() {
             return own;
@@ -533,25 +541,44 @@ impl Engine {
         left.mul_f64((own.as_secs_f64() / whole.as_secs_f64()).clamp(0.0, 1.0))
     }
 
-    fn chain_below(&self, id: ServiceId, depth: usize) -> Duration {
-        let Some(depth) = depth.checked_sub(1) else { return Duration::ZERO };
-        let Some(service) = self.service(id) else { return Duration::ZERO };
-        let mut longest = Duration::ZERO;
-        for dependency in &service.depends_on {
-            let on = dependency.service;
-            let runs = self.instances_of(on).iter().any(|instance| !instance.is_idle());
-            let own = if runs { self.service(on).map_or(Duration::ZERO, |service| service.stop.timeout) } else { Duration::ZERO };
-            longest = longest.max(own.saturating_add(self.chain_below(on, depth)));
+    /// For each service the grace periods of the longest chain of running services below it, added up.
+    fn chains_below(&self, busy: &[bool]) -> Vec<Duration> {
+        let mut below = vec![Duration::ZERO; self.services.len()];
+        for id in &self.dependencies_first {
+            let Some(service) = self.service(*id) else { continue };
+            let mut longest = Duration::ZERO;
+            for Dependency { service: on, .. } in &service.depends_on {
+                let runs = busy.get(on.0).is_some_and(|busy| *busy);
+                let own = if runs { self.service(*on).map_or(Duration::ZERO, |service| service.stop.timeout) } else { Duration::ZERO };
+                longest = longest.max(own.saturating_add(below.get(on.0).copied().unwrap_or_default()));
+            }
+            if let Some(below) = below.get_mut(id.0) {
+                *below = longest;
+            }
         }
-        longest
+        below
     }
 
     fn end(&mut self, abandoned: u32, out: &mut Vec<Action>) {
         let Some(why) = self.phase.why().cloned() else { return };
-        let code = exit_code(&why);
+        let code = self.exit_code(&why);
         self.phase = Phase::Ended { why: why.clone() };
         out.push(Action::Notice(Notice::Over { why, code, abandoned }));
         out.push(Action::Exit { code });
+    }
+
+    /// firstmate's own exit code.
+    fn exit_code(&self, why: &EndCause) -> i32 {
+        match why {
+            EndCause::Asked(_) => 0,
+            EndCause::GaveUp { outcome, .. } | EndCause::Blocked { outcome, .. } => failure_code(outcome),
+            EndCause::EssentialEnded { instance, outcome } => {
+                let failed = self.instance(*instance).is_some_and(|one| matches!(one.state, State::Idle(Idle::Failed)));
+                if failed { failure_code(outcome) } else { outcome.exit_code() }
+            }
+            EndCause::NothingLeft { code } => *code,
+            EndCause::Killed => 130,
+        }
     }
 
     /// Whether every instance has come to rest: ready, completed, down as wanted, or given up.
@@ -618,14 +645,28 @@ impl Engine {
     }
 }
 
-/// firstmate's own exit code.
-fn exit_code(why: &EndCause) -> i32 {
-    match why {
-        EndCause::Asked(_) => 0,
-        EndCause::GaveUp { outcome, .. } | EndCause::EssentialEnded { outcome, .. } | EndCause::Blocked { outcome, .. } => {
-            outcome.exit_code()
-        }
-        EndCause::NothingLeft { code } => *code,
-        EndCause::Killed => 130,
+/// The outcome's own code, but never 0: a service that was ended for not being ready may well leave with 0, and is a failure still.
+fn failure_code(outcome: &Outcome) -> i32 {
+    match outcome.exit_code() {
+        0 => 1,
+        code => code,
     }
+}
+
+fn dependencies_first(services: &[Entry]) -> Vec<ServiceId> {
+    let mut open: Vec<usize> = services.iter().map(|entry| entry.service.depends_on.len()).collect();
+    let mut order: Vec<ServiceId> = open.iter().enumerate().filter(|(_, open)| **open == 0).map(|(index, _)| ServiceId(index)).collect();
+    let mut done = 0;
+    while let Some(entry) = order.get(done).and_then(|id| services.get(id.0)) {
+        done = done.saturating_add(1);
+        for dependent in &entry.dependents {
+            if let Some(open) = open.get_mut(dependent.0) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    order.push(*dependent);
+                }
+            }
+        }
+    }
+    order
 }

@@ -10,6 +10,7 @@
 //!
 //! Between fork and exec the child makes raw system calls only: no allocation, no locks, nothing that could panic.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -38,16 +39,41 @@ const MESSAGE_MAX: usize = 2048;
 const HEADER: usize = 5;
 
 /// Strings for the kernel, one after the other, each with its NUL.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct CStrings {
     text: Vec<u8>,
     starts: Vec<usize>,
+}
+
+impl Clone for CStrings {
+    fn clone(&self) -> Self {
+        Self { text: self.text.clone(), starts: self.starts.clone() }
+    }
+
+    /// Keeps the memory there is; see [`Scratch`] for why that matters.
+    fn clone_from(&mut self, source: &Self) {
+        self.text.clone_from(&source.text);
+        self.starts.clone_from(&source.starts);
+    }
 }
 
 /// A NUL in a string that the kernel would end there.
 struct HasNul;
 
 impl CStrings {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.starts.clear();
+    }
+
+    /// Keeps the first `count` strings.
+    fn truncate(&mut self, count: usize) {
+        if let Some(&end) = self.starts.get(count) {
+            self.text.truncate(end);
+            self.starts.truncate(count);
+        }
+    }
+
     fn push(&mut self, parts: &[&[u8]]) -> Result<(), HasNul> {
         if parts.iter().any(|part| part.contains(&0)) {
             return Err(HasNul);
@@ -67,12 +93,10 @@ impl CStrings {
         })
     }
 
-    /// With the null pointer that ends argv and envp. They point into `self`.
-    fn pointers(&self) -> Vec<*const libc::c_char> {
-        let mut pointers = Vec::with_capacity(self.starts.len().saturating_add(1));
+    /// Appends a pointer to each string, and the null pointer that ends argv and envp. They point into `self`.
+    fn point(&self, pointers: &mut Vec<*const libc::c_char>) {
         pointers.extend(self.starts.iter().filter_map(|&start| self.text.get(start..)).map(|text| text.as_ptr().cast()));
         pointers.push(ptr::null());
-        pointers
     }
 }
 
@@ -81,6 +105,8 @@ impl CStrings {
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     strings: CStrings,
+    /// How many of the first strings are as they were when it was last reset: what a reset need not copy again.
+    kept: usize,
 }
 
 impl Environment {
@@ -106,14 +132,32 @@ impl Environment {
                 let _ = kept.push(&[entry]);
             }
             self.strings = kept;
+            self.kept = 0;
         }
         self.strings.push(&[name, b"=", value]).map_err(|HasNul| refused("it holds a NUL byte"))
     }
 
+    /// Makes it equal to `base`, which is the same at every call; `None` is empty. Its memory is used again, and what is still as at the
+    /// last reset is not written to: see [`Scratch`] for why that matters.
+    pub fn reset(&mut self, base: Option<&Self>) {
+        match base {
+            Some(base) if self.kept == base.strings.starts.len() => self.strings.truncate(self.kept),
+            Some(base) => {
+                self.strings.clone_from(&base.strings);
+                self.kept = base.strings.starts.len();
+            }
+            None => {
+                self.strings.clear();
+                self.kept = 0;
+            }
+        }
+    }
+
     /// The value of `name`.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.strings.iter().find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).map(OsStr::from_bytes)
+    pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {
+        let name = name.as_ref().as_bytes();
+        self.strings.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix(b"=")).map(OsStr::from_bytes)
     }
 }
 
@@ -196,8 +240,24 @@ pub enum LaunchProgress {
 /// Only [`Stage::Pipes`] (EMFILE, ENFILE), [`Stage::Fork`] (EAGAIN when the process limit is reached, ENOMEM), and a NUL byte or an empty
 /// `argv`, at the stage that it would have failed at. All else is told by [`read_launch`].
 pub fn spawn(request: &Request<'_>) -> Result<Spawned, LaunchError> {
-    let prepared = Prepared::new(request)?;
-    let (argv, env, programs) = (prepared.argv.pointers(), request.env.strings.pointers(), prepared.programs.pointers());
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => spawn_with(&mut scratch, request),
+        // Only from within itself, which it never is.
+        Err(_) => spawn_with(&mut Scratch::default(), request),
+    })
+}
+
+fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, LaunchError> {
+    scratch.prepare(request)?;
+    let Scratch { argv, programs, working_dir, pointers } = scratch;
+    pointers.clear();
+    argv.point(pointers);
+    let env_at = pointers.len();
+    request.env.strings.point(pointers);
+    let programs_at = pointers.len();
+    programs.point(pointers);
+    let (rest, programs) = pointers.split_at(programs_at);
+    let (argv, env) = rest.split_at(env_at);
     let launch = pipe(libc::O_CLOEXEC | libc::O_NONBLOCK)?;
     let (stdout, stderr) = match request.stdio {
         Stdio::Inherit => (None, None),
@@ -205,11 +265,11 @@ pub fn spawn(request: &Request<'_>) -> Result<Spawned, LaunchError> {
         Stdio::Capture => (Some(output_pipe()?), None),
     };
     let plan = Plan {
-        argv: &argv,
-        env: &env,
-        programs: &programs,
+        argv,
+        env,
+        programs,
         program: request.argv.first().map(|program| program.as_bytes()).unwrap_or_default(),
-        working_dir: CStr::from_bytes_with_nul(&prepared.working_dir.text).unwrap_or(c"/"),
+        working_dir: CStr::from_bytes_with_nul(&working_dir.text).unwrap_or(c"/"),
         user: request.user.map(str::as_bytes),
         group: request.group.map(str::as_bytes),
         umask: request.umask,
@@ -259,20 +319,30 @@ fn decode(message: &[u8]) -> LaunchError {
     LaunchError { stage, errno: i32::from_le_bytes([a, b, c, d]), detail: String::from_utf8_lossy(text).into_owned() }
 }
 
-/// What must be allocated, and so is before the fork.
-struct Prepared {
+/// What the child needs in memory, prepared before the fork and used again for the next start.
+///
+/// After each fork the first write to a page copies it, and allocating or freeing writes to a page for each size of block:
+/// with fresh buffers every start took 28 such faults in the parent, more than the fork itself cost.
+#[derive(Default)]
+struct Scratch {
     argv: CStrings,
     programs: CStrings,
     working_dir: CStrings,
+    pointers: Vec<*const libc::c_char>,
 }
 
-impl Prepared {
-    fn new(request: &Request<'_>) -> Result<Self, LaunchError> {
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Scratch {
+    fn prepare(&mut self, request: &Request<'_>) -> Result<(), LaunchError> {
         let refused = |stage, detail: &str| LaunchError { stage, errno: libc::EINVAL, detail: detail.to_owned() };
-        let mut prepared = Self { argv: CStrings::default(), programs: CStrings::default(), working_dir: CStrings::default() };
+        for strings in [&mut self.argv, &mut self.programs, &mut self.working_dir] {
+            strings.clear();
+        }
         for (index, argument) in request.argv.iter().enumerate() {
-            prepared
-                .argv
+            self.argv
                 .push(&[argument.as_bytes()])
                 .map_err(|HasNul| refused(Stage::Exec, &format!("argument {index} of the command: it holds a NUL byte")))?;
         }
@@ -282,20 +352,19 @@ impl Prepared {
         }
         // None of these can hold a NUL: the program was pushed as an argument, and the environment refuses one.
         if program.contains(&b'/') {
-            let _ = prepared.programs.push(&[program]);
+            let _ = self.programs.push(&[program]);
         } else {
             let path = request.env.get("PATH").map_or(DEFAULT_PATH, OsStr::as_bytes);
             for directory in path.split(|&byte| byte == b':') {
                 // An empty entry is the working directory, see "PATH" in environ(7) and POSIX.
                 let directory = if directory.is_empty() { b".".as_slice() } else { directory };
-                let _ = prepared.programs.push(&[directory, b"/", program]);
+                let _ = self.programs.push(&[directory, b"/", program]);
             }
         }
-        prepared
-            .working_dir
+        self.working_dir
             .push(&[request.working_dir.as_os_str().as_bytes()])
             .map_err(|HasNul| refused(Stage::WorkingDir, "a path that holds a NUL byte"))?;
-        Ok(prepared)
+        Ok(())
     }
 }
 
@@ -477,7 +546,7 @@ impl Plan<'_> {
             identity.uid = account.map(|account| account.uid).or_else(|| users::parse_id(wanted));
             identity.gid = account.map(|account| account.gid);
             if identity.uid.is_none() {
-                let remark = if file.is_some() { " in /etc/passwd" } else { ": there is no /etc/passwd" };
+                let remark = if file.is_some() { ": not in /etc/passwd" } else { ": there is no /etc/passwd" };
                 return Err(Failure { stage: Stage::User, errno: 0, what: wanted, remark });
             }
         }
@@ -488,7 +557,7 @@ impl Plan<'_> {
             close_accounts(file);
             identity.gid = found.or_else(|| users::parse_id(wanted));
             if identity.gid.is_none() {
-                let remark = if file.is_some() { " in /etc/group" } else { ": there is no /etc/group" };
+                let remark = if file.is_some() { ": not in /etc/group" } else { ": there is no /etc/group" };
                 return Err(Failure { stage: Stage::Group, errno: 0, what: wanted, remark });
             }
         }

@@ -23,7 +23,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
@@ -60,6 +60,11 @@ pub struct Trees {
     /// Children of ours that were seen dead: they stay so until `died` is called for them.
     zombies: BTreeSet<u32>,
     children_files: bool,
+    /// /proc is there and shows the PID namespace we are in. Without it only leaders and their groups are known.
+    proc: bool,
+    /// The list of our own children, kept open since every death asks for it.
+    own_children: Option<File>,
+    text: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -121,7 +126,9 @@ impl Trees {
     /// No runs yet, and a token of its own.
     #[must_use]
     pub fn new() -> Self {
+        let proc = std::fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str());
         Self {
+            proc,
             token: random_token(),
             outer: std::env::var_os(MARKER),
             runs: BTreeMap::new(),
@@ -131,9 +138,18 @@ impl Trees {
             members: BTreeMap::new(),
             strangers: BTreeMap::new(),
             zombies: BTreeSet::new(),
+            own_children: None,
+            text: Vec::new(),
             // Present where the kernel was built with CONFIG_PROC_CHILDREN.
             children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
         }
+    }
+
+    /// Whether /proc shows our own PID namespace, so that whole trees can be seen. Where it does not, a run is its main process and
+    /// that one's group.
+    #[must_use]
+    pub const fn sees_processes(&self) -> bool {
+        self.proc
     }
 
     /// As if the kernel were built without CONFIG_PROC_CHILDREN: children are found by reading every process of /proc.
@@ -147,16 +163,29 @@ impl Trees {
     #[must_use]
     pub fn marker(&self, instance: &str, run: RunId) -> OsString {
         let mut value = Vec::new();
+        self.write_marker(&mut value, instance, run);
+        OsString::from_vec(value)
+    }
+
+    /// Replaces `value` by what [`Self::marker`] returns.
+    pub fn write_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        value.clear();
         if let Some(outer) = &self.outer {
             value.extend_from_slice(outer.as_bytes());
             value.push(b' ');
         }
-        value.extend_from_slice(&self.own_marker(instance, run));
-        OsString::from_vec(value)
+        self.append_own_marker(value, instance, run);
     }
 
     fn own_marker(&self, instance: &str, run: RunId) -> Vec<u8> {
-        format!("{}:{instance}:{}", self.token, run.run).into_bytes()
+        let mut value = Vec::new();
+        self.append_own_marker(&mut value, instance, run);
+        value
+    }
+
+    fn append_own_marker(&self, value: &mut Vec<u8>, instance: &str, run: RunId) {
+        // Writing to memory does not fail.
+        let _ = write!(value, "{}:{instance}:{}", self.token, run.run);
     }
 
     /// The run's main process was spawned, as the leader of a session, with the marker in its environment.
@@ -185,6 +214,10 @@ impl Trees {
             if let Some(tree) = self.runs.get_mut(&run) {
                 tree.leader_lives = false;
             }
+            if !self.proc {
+                // Nobody else will be found, and until it is reaped the group is its own.
+                let _ = signal_leader(pid, Signal::KILL, Scope::Group);
+            }
             let survivors = self.survivors(run);
             self.leaders.remove(&pid);
             Died::Leader { run, survivors }
@@ -212,14 +245,21 @@ impl Trees {
 
     /// Sends a signal to the run: to its main process or that one's group, or to every survivor once the main process is dead.
     pub fn signal(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        self.send(run, &[signal], scope)
+    }
+
+    fn send(&mut self, run: RunId, signals: &[Signal], scope: Scope) -> Sent {
         // While parentage still shows who belongs here, remember who does.
         let members = self.look(run);
         let mut sent = Sent::default();
         let Some(tree) = self.runs.get(&run) else { return sent };
-        if tree.leader_lives {
-            sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
-        } else {
-            for process in members {
+        for &signal in signals {
+            sent = Sent::default();
+            if tree.leader_lives {
+                sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
+                continue;
+            }
+            for process in &members {
                 sent.add(process.pid, signal_exactly(process.pid, process.started, signal));
             }
         }
@@ -228,9 +268,7 @@ impl Trees {
 
     /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
     pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
-        let sent = self.signal(run, signal, scope);
-        self.signal(run, Signal::CONT, scope);
-        sent
+        self.send(run, &[signal, Signal::CONT], scope)
     }
 
     /// SIGKILL to every process of the run's tree, until no new one is seen.
@@ -310,13 +348,34 @@ impl Trees {
         found
     }
 
+    /// The children of this thread, which are all of ours: nobody else here forks, and orphans are given to the first thread.
+    fn own_children(&mut self, own: u32) -> Vec<u32> {
+        if self.own_children.is_none() {
+            self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
+        }
+        let Some(file) = &mut self.own_children else { return Vec::new() };
+        self.text.clear();
+        if file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut self.text)).is_err() {
+            // As good as not there; opened anew next time.
+            self.own_children = None;
+        }
+        self.text.split(|&byte| byte == b' ').filter_map(parse_number).collect()
+    }
+
     fn look_once(&mut self, run: RunId, dead: &mut BTreeSet<u32>) -> Vec<Process> {
+        if !self.proc {
+            return Vec::new();
+        }
         let Some(tree) = self.runs.get(&run) else { return Vec::new() };
         let (leader, leader_lives) = (tree.leader, tree.leader_lives);
         let mut kin = if self.children_files { Kin::Files } else { Kin::scan() };
         let own = std::process::id();
         let mut queue = Vec::new();
-        for child in kin.children(own) {
+        let children = match &kin {
+            Kin::Files => self.own_children(own),
+            Kin::Scanned(_) => kin.children(own),
+        };
+        for child in children {
             let known = self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child);
             if !known && self.owner(child, dead) == Some(run) {
                 queue.push(child);

@@ -114,20 +114,18 @@ impl fmt::Debug for Context {
 pub struct TcpError {
     /// The address.
     pub address: SocketAddr,
-    source: io::Error,
+    why: io::Error,
 }
 
 impl fmt::Display for TcpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot listen on {}; choose another address with --http or `http` under [firstmate], or switch it off", self.address)
+        let Self { address, why } = self;
+        let why = why.raw_os_error().map_or_else(|| why.to_string(), |errno| Errno::from_raw(errno).desc().to_owned());
+        write!(f, "cannot listen on {address}: {why}; choose another address with --http or `http` under [firstmate], or switch it off")
     }
 }
 
-impl std::error::Error for TcpError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
-}
+impl std::error::Error for TcpError {}
 
 /// Listens on a TCP address (with SO_REUSEADDR, so that a restart does not wait for old connections). Call it inside the runtime.
 ///
@@ -135,7 +133,7 @@ impl std::error::Error for TcpError {
 ///
 /// When the address is taken, is not this machine's, or is not permitted.
 pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, TcpError> {
-    let wrong = |source| TcpError { address, source };
+    let wrong = |why| TcpError { address, why };
     let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
     listener.set_nonblocking(true).map_err(wrong)?;
     TcpListener::from_std(listener).map_err(wrong)

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
-use super::{Message, Owner, PROBE_LAUNCH, PROBE_STREAM, start, token};
+use super::{Message, Owner, PROBE_LAUNCH, PROBE_STREAM, argv_of, start, token};
 use crate::engine::spec::{Check, Service};
 use crate::engine::{Event, LaunchError, Outcome, ProbeKind, RunId};
 use crate::linux::output::Streams;
@@ -68,7 +68,7 @@ impl Probes {
         kind: ProbeKind,
         number: u32,
         service: &Service,
-        environment: Result<Environment, LaunchError>,
+        environment: Result<&Environment, LaunchError>,
         trees: &mut Trees,
         owners: &mut HashMap<u32, Owner>,
         poller: &Poller,
@@ -97,7 +97,7 @@ impl Probes {
                 Err(why) => failed(why),
             },
             Check::Exec(command) => {
-                let spawned = match environment.and_then(|environment| start(service, command, &environment, Stdio::Capture)) {
+                let spawned = match environment.and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture)) {
                     Ok(spawned) => spawned,
                     Err(error) => return failed(format!("cannot start the probe: {error}")),
                 };

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::error::Error as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,13 +10,14 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::environment::Environments;
 use super::output::Output;
 use super::probes::Probes;
 use super::verbs::{Counter, Desk};
-use super::{Options, SINK, STREAM, Supervisor, inherited, token};
+use super::{Options, SINK, STREAM, Supervisor, argv_of, token};
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Check, Probe};
-use crate::engine::{Engine, Spec, Timestamp};
+use crate::engine::{Engine, ServiceId, Spec, Timestamp};
 use crate::linux::output::Streams;
 use crate::linux::poll::Poller;
 use crate::linux::probe::Hosts;
@@ -42,8 +44,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let origin = Instant::now();
     let Loaded { spec, settings, warnings, path, .. } = loaded;
     let hosts = if needs_hosts(&spec) { Hosts::read() } else { Hosts::default() };
-    let (services, instances) = (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
+    let (services_count, instances) =
+        (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
+    let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
+    let services = {
+        let engine = engine.borrow();
+        (0..services_count).filter_map(|index| engine.service(ServiceId(index)).cloned()).collect()
+    };
     let poller = match Poller::new() {
         Ok(poller) => Arc::new(poller),
         Err(error) => return cannot_run("create the event poll", &error),
@@ -56,9 +64,9 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     output.say(
         Level::Info,
         &format!(
-            "firstmate {} is pid {pid}, with {services} service{} ({instances} instance{}) from {}",
+            "firstmate {} is pid {pid}, with {services_count} service{} ({instances} instance{}) from {}",
             env!("CARGO_PKG_VERSION"),
-            plural(services),
+            plural(services_count),
             plural(instances),
             path.display()
         ),
@@ -112,17 +120,28 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         }
     }
 
+    let trees = Trees::new();
+    if !trees.sees_processes() {
+        output.say(
+            Level::Warn,
+            "/proc is not mounted for this PID namespace: of a service only the main process and its group can be ended; mount proc on /proc",
+        );
+    }
+
     let supervisor = Supervisor {
         engine,
         origin,
         events: VecDeque::new(),
         actions: Vec::new(),
+        to_spawn: Vec::new(),
         exit: None,
-        trees: Trees::new(),
+        trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
         clearing: BTreeSet::new(),
-        inherited: inherited(),
+        environments: Environments::new(),
+        services,
+        commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
         probes: Probes::new(sender, Arc::clone(&poller), hosts),
         poller,
@@ -142,7 +161,8 @@ fn bind_socket(named: Option<&SocketPath>) -> Result<UnixSocket, Vec<BindError>>
 }
 
 fn said(errors: &[BindError]) -> String {
-    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told = |error: &BindError| error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    errors.iter().map(told).collect::<Vec<_>>().join("; ")
 }
 
 const fn plural(count: usize) -> &'static str {

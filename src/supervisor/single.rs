@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::inherited;
+use super::environment::inherited;
 use super::setup::cannot_run;
 use crate::engine::{LaunchError, Outcome};
 use crate::linux::reap::Reaper;

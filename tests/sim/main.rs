@@ -1,6 +1,6 @@
 //! The seeded simulation: the real engine against a fake kernel on virtual time, through random histories.
 //!
-//! `FIRSTMATE_SIM_HISTORIES` sets how many (default: 100,000 in an optimised build, 3,000 otherwise), `FIRSTMATE_SIM_SEED` runs one
+//! `FIRSTMATE_SIM_HISTORIES` sets how many (default: 3,000 in an unoptimised build, 100,000 otherwise), `FIRSTMATE_SIM_SEED` runs one
 //! seed with its trace. A failure prints the seed and the end of its trace.
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@
     reason = "a test stops at the first surprise"
 )]
 
+mod large;
 mod oracle;
 mod rng;
 mod stacks;

@@ -56,19 +56,7 @@ pub fn random(chance: &mut Chance) -> Spec {
             },
             ready: chance.percent(50).then(|| probe(chance)),
             live: chance.percent(40).then(|| probe(chance)),
-            launch: Launch {
-                command: Command::Argv(vec!["actor".into()]),
-                working_dir: "/".into(),
-                inherit_env: true,
-                env_defaults: BTreeMap::new(),
-                env: BTreeMap::new(),
-                port: None,
-                user: None,
-                group: None,
-                umask: None,
-                nice: None,
-                limits: Vec::new(),
-            },
+            launch: launch(),
         });
     }
     Spec {
@@ -86,5 +74,42 @@ fn probe(chance: &mut Chance) -> Probe {
         failures: 1 + chance.below(3) as u32,
         successes: 1 + chance.below(2) as u32,
         initial_delay: Duration::from_millis(chance.pick(&[0, 0, 100])),
+    }
+}
+
+/// With the file's defaults.
+pub fn plain(name: String) -> Service {
+    Service {
+        name,
+        kind: Kind::Service,
+        instances: 1,
+        depends_on: Vec::new(),
+        autostart: true,
+        essential: true,
+        restart: Restart::Always,
+        success_exit_codes: vec![0],
+        backoff: Backoff::default(),
+        give_up_after: Some(10),
+        start_timeout: Duration::from_secs(60),
+        stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
+        ready: None,
+        live: None,
+        launch: launch(),
+    }
+}
+
+fn launch() -> Launch {
+    Launch {
+        command: Command::Argv(vec!["actor".into()]),
+        working_dir: "/".into(),
+        inherit_env: true,
+        env_defaults: BTreeMap::new(),
+        env: BTreeMap::new(),
+        port: None,
+        user: None,
+        group: None,
+        umask: None,
+        nice: None,
+        limits: Vec::new(),
     }
 }

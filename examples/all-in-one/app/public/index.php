@@ -90,6 +90,10 @@ ksort($doneBy, SORT_NATURAL);
 $chain = ancestors();
 $first = trim((string) @file_get_contents('/proc/1/comm'));
 $supervisor = array_search('firstmate', $chain, true);
+if ($supervisor !== false) {
+    // On a developer's machine his own shell and terminal are above.
+    $chain = array_slice($chain, 0, array_search($supervisor, array_keys($chain), true) + 1, true);
+}
 
 if ($plain) {
     $lines = "visits $visits\njobs_queued $queued\njobs_waiting $waiting\njobs_in_hand $inHand\njobs_done $done\nworkers " . count($workers) . "\n";
@@ -101,7 +105,7 @@ if ($plain) {
 
 $h = fn (string|int $text): string => htmlspecialchars((string) $text, ENT_QUOTES);
 $host = preg_replace('/:\d+$/', '', $_SERVER['HTTP_HOST'] ?? 'localhost');
-$status = 'http://' . $host . ':' . (getenv('STATUS_PORT') ?: '9180') . '/status';
+$status = 'http://' . $host . ':' . (getenv('STATUS_PORT') ?: '9180') . '/';
 $percent = $queued > 0 ? intdiv(100 * $done, $queued) : 0;
 header('Content-Type: text/html; charset=utf-8');
 header('Cache-Control: no-store');
@@ -114,17 +118,19 @@ header('Cache-Control: no-store');
 <link rel="icon" href="data:,">
 <style>
   :root { color-scheme: light dark; --line: #8884; --accent: #2b6cb0; }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 3rem auto; padding: 0 1rem; }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.6rem; margin: 0 0 .25rem; }
-  p.lead { margin: 0 0 2rem; opacity: .75; }
+  p.lead { margin: 0 0 1.5rem; opacity: .75; }
   section { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem 1.25rem; margin: 0 0 1rem; }
+  section > :last-child { margin-bottom: 0; }
   h2 { font-size: .8rem; letter-spacing: .06em; text-transform: uppercase; margin: 0 0 .5rem; opacity: .7; }
   .big { font-size: 2.6rem; font-weight: 700; line-height: 1.1; font-variant-numeric: tabular-nums; }
+  .big small { font-size: 1.1rem; font-weight: 400; opacity: .75; }
   .bar { height: .6rem; border-radius: .3rem; background: var(--line); overflow: hidden; margin: .5rem 0; }
   .bar i { display: block; height: 100%; background: var(--accent); }
   table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
   td { padding: .15rem 0; border-top: 1px solid var(--line); } td + td { text-align: right; }
-  code { font-size: .95em; } .chain code { white-space: nowrap; }
+  a { white-space: nowrap; } code { font-size: .95em; } .chain code { white-space: nowrap; }
   button { font: inherit; padding: .4rem .9rem; border: 0; border-radius: .4rem; background: var(--accent); color: #fff; cursor: pointer; }
 </style>
 <h1>Badges, all in one container</h1>
@@ -154,7 +160,7 @@ header('Cache-Control: no-store');
     <code><?= $h($name) ?> <?= $pid ?></code><?= $pid === getmypid() ? ' (this page)' : ' &rarr;' ?>
 
   <?php endforeach ?></p>
-  <p>PID 1 is <code><?= $h($first) ?></code>. Kill anything: <code>kill -9</code> a process above, then reload.
+  <p>PID 1 is <code><?= $h($first) ?></code>. Kill anything below firstmate with <code>kill -9</code>, then reload.
   <a href="<?= $h($status) ?>">firstmate's status</a></p>
 </section>
 </html>

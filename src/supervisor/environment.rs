@@ -1,0 +1,67 @@
+//! What services find in their environment.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
+use crate::engine::spec::Service;
+use crate::engine::{LaunchError, RunId};
+use crate::linux::spawn::Environment;
+use crate::linux::tree::{MARKER, Trees};
+
+/// What a supervisor above firstmate said to firstmate, not to its services; see sd_notify(3) and sd_listen_fds(3).
+const NOT_FOR_SERVICES: [&str; 6] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// The environment of one run after the other, in the same memory.
+pub(super) struct Environments {
+    inherited: Environment,
+    present: Environment,
+    marker: Vec<u8>,
+}
+
+impl Environments {
+    pub(super) fn new() -> Self {
+        Self { inherited: inherited(), present: Environment::default(), marker: Vec::new() }
+    }
+
+    /// The one that was prepared last.
+    pub(super) const fn prepared(&self) -> &Environment {
+        &self.present
+    }
+
+    /// Prepares the whole environment of a run of the instance called `name`, or of its probes.
+    pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
+        let launch = &service.launch;
+        self.present.reset(launch.inherit_env.then_some(&self.inherited));
+        for (name, value) in &launch.env_defaults {
+            // The container's environment wins over `.env`.
+            if !launch.inherit_env || self.inherited.get(name).is_none() {
+                self.present.set(name, value)?;
+            }
+        }
+        for (name, value) in &launch.env {
+            self.present.set(name, value)?;
+        }
+        if let Some(port) = launch.port {
+            let port = port.saturating_add(run.instance.number.saturating_sub(1));
+            self.present.set(OsStr::new("PORT"), OsStr::new(&port.to_string()))?;
+        }
+        // By this a program, or its log, tells its instances apart: foreman's name for it.
+        self.present.set(OsStr::new("PS"), OsStr::new(name))?;
+        trees.write_marker(&mut self.marker, name, run);
+        self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
+    }
+}
+
+/// firstmate's own environment, as services get it.
+pub(super) fn inherited() -> Environment {
+    let mut environment = Environment::default();
+    for (name, value) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.is_empty() || NOT_FOR_SERVICES.contains(&name_text.as_ref()) || name_text == MARKER {
+            continue;
+        }
+        // The kernel handed it to us, so it can hand it on; a name with `=` in it cannot have come out of vars_os.
+        let _ = environment.set(&name, &value);
+    }
+    environment
+}
