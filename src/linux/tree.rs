@@ -12,6 +12,10 @@
 //! marker of a process that has both left the session and overwritten its own environment (as `setproctitle` does) cannot be read, so
 //! a daemon that does so before it was ever looked at is taken for a stranger too: run such programs in the foreground.
 //!
+//! A process that is exiting, or executing a program, has no environment for a moment. Until it has one again, or is gone, or a
+//! second has passed, it counts as left behind by whoever asks, but is not signalled; and its children are looked at, since what
+//! an exiting process leaves is known by the marker even before it is handed to firstmate.
+//!
 //! Zombies are not counted: ours are about to be reaped, and those of a living parent are for that parent.
 //!
 //! Before a remembered pid is signalled its start time is read again through a pidfd's pin, so that a pid's next owner is never hit.
@@ -27,6 +31,7 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -39,6 +44,9 @@ pub const MARKER: &str = "FIRSTMATE_RUN";
 
 /// More than the kernel lets the arguments and environment of a program be, with its default stack limit.
 const ENVIRONMENT_MAX: u64 = 4 << 20;
+
+/// A child whose environment cannot be read is taken for a possible member of any tree so long; for a stranger after that.
+const UNCLEAR_FOR: Duration = Duration::from_secs(1);
 
 /// How often a changing tree is looked at again before the present picture is taken.
 const ROUNDS: usize = 16;
@@ -59,6 +67,8 @@ pub struct Trees {
     strangers: BTreeMap<u32, u64>,
     /// Children of ours that were seen dead: they stay so until `died` is called for them.
     zombies: BTreeSet<u32>,
+    /// Children of ours whose environment could not be read, with their start time and since when that is so.
+    unclear: BTreeMap<u32, (u64, Instant)>,
     children_files: bool,
     /// /proc is there and shows the PID namespace we are in. Without it only leaders and their groups are known.
     proc: bool,
@@ -140,6 +150,7 @@ impl Trees {
             zombies: BTreeSet::new(),
             own_children: None,
             text: Vec::new(),
+            unclear: BTreeMap::new(),
             // Present where the kernel was built with CONFIG_PROC_CHILDREN.
             children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
         }
@@ -234,13 +245,19 @@ impl Trees {
         self.members.remove(&pid);
         self.strangers.remove(&pid);
         self.zombies.remove(&pid);
+        self.unclear.remove(&pid);
     }
 
-    /// The living processes of the run's tree, without its leader. With nothing left behind this costs one look at our children.
+    /// The living processes of the run's tree, without its leader, and those of which that cannot be said yet. With nothing left
+    /// behind this costs one look at our children.
     ///
     /// After a drain ask once for each run that waits for its survivors, not after each dead orphan.
     pub fn survivors(&mut self, run: RunId) -> Vec<u32> {
-        self.look(run).into_iter().map(|process| process.pid).collect()
+        let mut pids: Vec<u32> = self.look(run).into_iter().map(|process| process.pid).collect();
+        let since = self.runs.get(&run).and_then(|tree| tree.since).unwrap_or_default();
+        let suspects = self.unclear.iter().filter(|&(_, &(started, first_seen))| since <= started && first_seen.elapsed() < UNCLEAR_FOR);
+        pids.extend(suspects.map(|(&pid, _)| pid));
+        pids
     }
 
     /// Sends a signal to the run: to its main process or that one's group, or to every survivor once the main process is dead.
@@ -366,25 +383,52 @@ impl Trees {
         if !self.proc {
             return Vec::new();
         }
-        let Some(tree) = self.runs.get(&run) else { return Vec::new() };
+        let Some(tree) = self.runs.get_mut(&run) else { return Vec::new() };
+        // Once the leader is reaped its pid tells nothing any more.
+        if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
+            tree.since = read_stat(tree.leader).map(|stat| stat.started);
+        }
         let (leader, leader_lives) = (tree.leader, tree.leader_lives);
         let mut kin = if self.children_files { Kin::Files } else { Kin::scan() };
         let own = std::process::id();
         let mut queue = Vec::new();
+        let mut unclear = Vec::new();
         let children = match &kin {
             Kin::Files => self.own_children(own),
             Kin::Scanned(_) => kin.children(own),
         };
         for child in children {
-            let known = self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child);
-            if !known && self.owner(child, dead) == Some(run) {
-                queue.push(child);
+            if self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child) {
+                continue;
+            }
+            match self.owner(child, dead) {
+                Mark::Of(owner) if owner == run => queue.push(child),
+                Mark::Of(_) | Mark::None => {}
+                Mark::Unreadable => unclear.push(child),
             }
         }
         if leader_lives {
             queue.push(leader);
         }
         let mut seen = BTreeSet::from([own]);
+        while let Some(pid) = unclear.pop() {
+            if !seen.insert(pid) {
+                continue;
+            }
+            let children = kin.children(pid);
+            if read_stat(pid).is_none_or(|stat| !stat.lives) {
+                // Its children are ours now: look again.
+                dead.insert(pid);
+                continue;
+            }
+            for child in children {
+                match self.owner(child, dead) {
+                    Mark::Of(owner) if owner == run => queue.push(child),
+                    Mark::Of(_) | Mark::None => {}
+                    Mark::Unreadable => unclear.push(child),
+                }
+            }
+        }
         let mut found = Vec::new();
         while let Some(pid) = queue.pop() {
             if !seen.insert(pid) {
@@ -406,41 +450,50 @@ impl Trees {
         found
     }
 
-    /// Which run a child of ours belongs to that is neither leader nor probe.
-    fn owner(&mut self, pid: u32, dead: &mut BTreeSet<u32>) -> Option<RunId> {
-        let Some(stat) = read_stat(pid).filter(|stat| stat.lives) else {
-            self.zombies.insert(pid);
+    /// Which run a process belongs to that is neither leader nor probe: a child of ours, or of one whose owner is not clear.
+    fn owner(&mut self, pid: u32, dead: &mut BTreeSet<u32>) -> Mark {
+        let stat = read_stat(pid);
+        let Some(stat) = stat.filter(|stat| stat.lives) else {
+            if stat.is_some_and(|stat| stat.ppid == std::process::id()) {
+                self.zombies.insert(pid);
+            }
+            self.unclear.remove(&pid);
             dead.insert(pid);
-            return None;
+            return Mark::None;
         };
         if let Some(member) = self.members.get(&pid)
             && member.started == stat.started
         {
-            return Some(member.run);
+            return Mark::Of(member.run);
         }
         if self.strangers.get(&pid) == Some(&stat.started) {
-            return None;
+            return Mark::None;
         }
         // A session leader that was not seen before has the number of a session that is no more.
         if stat.session != pid
             && let Some(run) = self.run_of_session(stat.session, stat.started)
         {
-            return Some(run);
+            return Mark::Of(run);
         }
-        match self.read_marker(pid) {
-            Mark::Of(run) => Some(run),
-            // While a program is being executed its environment is empty for a moment: ask again next time.
-            Mark::Unreadable => None,
+        let mark = self.read_marker(pid);
+        match mark {
+            Mark::Of(_) => drop(self.unclear.remove(&pid)),
+            Mark::Unreadable => {
+                let entry = self.unclear.entry(pid).or_insert_with(|| (stat.started, Instant::now()));
+                if entry.0 != stat.started {
+                    *entry = (stat.started, Instant::now());
+                }
+            }
             Mark::None => {
+                self.unclear.remove(&pid);
                 self.strangers.insert(pid, stat.started);
-                None
             }
         }
+        mark
     }
 
     fn run_of_session(&mut self, session: u32, started: u64) -> Option<RunId> {
         let (&run, tree) = self.runs.iter_mut().find(|(_, tree)| tree.sessions.contains(&session))?;
-        // Once the leader is reaped its pid tells nothing any more.
         if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
             tree.since = read_stat(tree.leader).map(|stat| stat.started);
         }
@@ -468,9 +521,12 @@ impl Default for Trees {
     }
 }
 
+/// What is known of a process's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Of(RunId),
     None,
+    /// Nothing at present.
     Unreadable,
 }
 

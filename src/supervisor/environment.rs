@@ -32,6 +32,8 @@ impl Environments {
     pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
         let launch = &service.launch;
         self.present.reset(launch.inherit_env.then_some(&self.inherited));
+        // By this a program, or its log, tells its instances apart: foreman's name for it. The file may say otherwise.
+        self.present.set(OsStr::new("PS"), OsStr::new(name))?;
         for (name, value) in &launch.env_defaults {
             // The container's environment wins over `.env`.
             if !launch.inherit_env || self.inherited.get(name).is_none() {

@@ -6,6 +6,7 @@ use crate::harness::{Container, Place, Setup, both_ways, until};
 
 both_ways![
     a_daemonising_service_is_found_and_ended,
+    no_daemon_escapes_while_its_parent_is_exiting,
     ten_thousand_orphans_are_reaped,
     a_foreign_process_is_never_signalled,
     a_new_run_gets_the_port_its_predecessors_children_held,
@@ -35,6 +36,29 @@ fn a_daemonising_service_is_found_and_ended(place: Place) {
     assert_eq!(container.stop(), 0);
     // With a PID 1 everything goes; below another init nothing of firstmate's is left either.
     assert!(container.processes().iter().all(|process| process.pid == 1), "{:?}", container.processes());
+}
+
+/// At the moment the main process dies, the middle one of the double fork may be anywhere on its way out: without memory (and so without
+/// a marker) and not a zombie yet, with the daemon still its child.
+fn no_daemon_escapes_while_its_parent_is_exiting(place: Place) {
+    let container = Setup::new(
+        "
+        [services.daemon]
+        instances = 4
+        command = '{actor} daemonise rename escapee sleep'
+        give_up_after = 'never'
+        backoff = { initial = '5ms', max = '5ms' }
+        ",
+    )
+    .place(place)
+    .start();
+    for number in 1..=4 {
+        container.until(&format!("daemon.{number}"), "has had many runs", |instance| instance.run > 50);
+    }
+    assert_eq!(container.cli(&["stop", "all"]).0, 0);
+    let left: Vec<_> = container.processes().into_iter().filter(|process| process.name != "firstmate" && process.pid != 1).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(container.stop(), 0);
 }
 
 fn ten_thousand_orphans_are_reaped(place: Place) {

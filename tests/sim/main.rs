@@ -43,7 +43,7 @@ fn random_histories_keep_every_invariant() {
     }
     let histories: u64 = match std::env::var("FIRSTMATE_SIM_HISTORIES") {
         Ok(number) => number.parse().expect("FIRSTMATE_SIM_HISTORIES is a number"),
-        Err(_) if cfg!(debug_assertions) => 3_000,
+        Err(_) if is_unoptimised() => 3_000,
         Err(_) => 100_000,
     };
     let began = Instant::now();
@@ -64,10 +64,31 @@ fn random_histories_keep_every_invariant() {
         ("killed trees", total.killed_trees),
         ("given up", total.given_up),
         ("liveness restarts", total.live_failures),
+        ("start timeouts", total.start_timeouts),
+        ("readiness lost", total.not_ready),
+        ("blocked", total.blocked),
+        ("drains", total.drains),
+        ("immediate ends", total.kill_alls),
+        ("abandoned runs", total.abandoned * 10),
         ("settled at the end", total.settled),
     ] {
         assert!(count > histories / 100, "hardly any {what}: {total:?}");
     }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_history_to_the_last_byte() {
+    for seed in 0..200 {
+        let first = world::trace(seed);
+        assert!(first.lines().count() > 3, "{first}");
+        assert_eq!(first, world::trace(seed), "seed {seed}");
+    }
+    assert_ne!(world::trace(1), world::trace(2));
+}
+
+/// By the folder cargo built this in: the profile `sim` is optimised and keeps its debug assertions.
+fn is_unoptimised() -> bool {
+    std::env::current_exe().is_ok_and(|path| path.ancestors().nth(2).is_some_and(|folder| folder.ends_with("debug")))
 }
 
 fn run(seed: u64) -> world::Summary {

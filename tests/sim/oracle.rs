@@ -1,62 +1,181 @@
 //! What must be true whatever happens, judged from outside: from events and actions alone, not from the engine's own state.
+//!
+//! The contract is written here a second time, in other words: what an ended run must be followed by, when a start is due and when
+//! it is forbidden, what a probe's answers amount to, in which order a stop goes, and with which code everything ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstmate::engine::spec::{Condition, Restart, ServiceId};
-use firstmate::engine::status::StateName;
-use firstmate::engine::{Action, Cause, Engine, Event, InstanceId, Notice, RunId, Spec, Timestamp, Verb};
+use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Restart, Service, ServiceId};
+use firstmate::engine::status::{Phase, StateName};
+use firstmate::engine::{
+    Action, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp, Verb,
+};
 
-#[derive(Debug, Default)]
+const SECOND: Duration = Duration::from_secs(1);
+/// The last part of a stop, kept for SIGKILL and the reaping.
+const RESERVE: Duration = Duration::from_millis(500);
+
+/// One instance, across its runs.
+#[derive(Debug)]
 struct Known {
+    id: InstanceId,
+    wanted: bool,
     /// The highest run number spawned.
     last: u32,
-    /// Spawned, and the engine was not told that all of it is gone.
-    live: Option<RunId>,
-    spawned_at: Timestamp,
-    executed: bool,
-    main_gone: bool,
-    ready: bool,
-    completed: bool,
-    /// Consecutive short runs, counted as the contract counts them.
-    attempts: u32,
+    run: Option<Run>,
+    done: Option<Done>,
+    blocked_by: Option<ServiceId>,
     /// Not to be spawned before.
     not_before: Option<Timestamp>,
-    /// The grace period of the stop that is going on: SIGKILL at the latest then.
+    /// Consecutive failed runs.
+    failures: u32,
+    /// Consecutive short runs.
+    attempts: u32,
+    last_outcome: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Completed,
+    Exited,
+    Failed,
+}
+
+/// Spawned, and the engine was not told that all of it is gone.
+#[derive(Debug)]
+struct Run {
+    id: RunId,
+    spawned_at: Timestamp,
+    executed_at: Option<Timestamp>,
+    ready: bool,
+    ready_at: Option<Timestamp>,
+    ready_probe: Asking,
+    live_probe: Asking,
+    /// Why it ends; `None` while it is to go on.
+    cause: Option<Cause>,
+    /// The first signal to it was sent, or SIGKILL.
+    asked: bool,
+    signals: usize,
     kill_by: Option<Timestamp>,
     killed: bool,
-    /// The next start is a restart by policy; a start by an operator's wish begins to count anew.
-    restarting: bool,
+    /// Of the main process, once that is gone.
+    end: Option<(Outcome, Duration)>,
+}
+
+/// A probe, by its questions and answers.
+#[derive(Debug, Default)]
+struct Asking {
+    number: u32,
+    /// When the question that has no answer yet was asked.
+    open: Option<Timestamp>,
+    answered_at: Option<Timestamp>,
+    good: u32,
+    bad: u32,
+}
+
+impl Asking {
+    fn answered(&mut self, now: Timestamp, good: bool) {
+        self.open = None;
+        self.answered_at = Some(now);
+        (self.good, self.bad) = if good { (self.good + 1, 0) } else { (0, self.bad + 1) };
+    }
+
+    fn lose(&mut self, now: Timestamp, probe: &Probe) {
+        if self.open.is_some_and(|at| at.after(probe.timeout + SECOND) <= now) {
+            self.answered(now, false);
+        }
+    }
+
+    /// When the next question is due at the latest; `first`: the first one.
+    fn due(&self, first: Timestamp, probe: &Probe) -> Option<Timestamp> {
+        if self.open.is_some() {
+            return None;
+        }
+        Some(self.answered_at.map_or(first, |at| at.after(probe.every)))
+    }
+}
+
+/// What the end of a run must be followed by.
+#[derive(Debug, PartialEq)]
+enum Next {
+    Completed,
+    Stopped,
+    NotRestarted,
+    GaveUp { failures: u32 },
+    Restarting { failures: u32, cause: Cause, low: f64, high: f64 },
+}
+
+/// Why everything ends.
+#[derive(Debug, PartialEq)]
+enum End {
+    Asked,
+    Killed,
+    /// With one of these codes.
+    Failed(Vec<i32>),
 }
 
 #[derive(Debug)]
 pub struct Oracle {
     spec: Spec,
-    known: BTreeMap<InstanceId, Known>,
-    /// Processes of these are gone in the kernel; the engine may not have heard yet.
-    gone: BTreeSet<RunId>,
+    known: Vec<Known>,
     spawned: u64,
     ended: u64,
+    expected: Option<(InstanceId, Next)>,
+    /// Probes of these must be cut off in this step.
+    to_cancel: BTreeSet<RunId>,
+    end: Option<End>,
+    /// An essential service failed in this step.
+    must_end: bool,
     stop_by: Option<Timestamp>,
+    drain_until: Timestamp,
+    /// From then on everything is killed, in no order.
+    kill_all_at: Option<Timestamp>,
+    kill_all: bool,
     stopping: bool,
     abandoned: u32,
     over: bool,
     jumped: bool,
+    steps: u64,
 }
 
 impl Oracle {
     pub fn new(spec: &Spec) -> Self {
+        let mut known = Vec::new();
+        for (index, service) in spec.services.iter().enumerate() {
+            for number in 1..=service.instances {
+                known.push(Known {
+                    id: InstanceId { service: ServiceId(index), number },
+                    wanted: service.autostart,
+                    last: 0,
+                    run: None,
+                    done: None,
+                    blocked_by: None,
+                    not_before: None,
+                    failures: 0,
+                    attempts: 0,
+                    last_outcome: None,
+                });
+            }
+        }
         Self {
             spec: spec.clone(),
-            known: BTreeMap::new(),
-            gone: BTreeSet::new(),
+            known,
             spawned: 0,
             ended: 0,
+            expected: None,
+            to_cancel: BTreeSet::new(),
+            end: None,
+            must_end: false,
             stop_by: None,
+            drain_until: Timestamp::ZERO,
+            kill_all_at: None,
+            kill_all: false,
             stopping: false,
             abandoned: 0,
             over: false,
             jumped: false,
+            steps: 0,
         }
     }
 
@@ -69,232 +188,603 @@ impl Oracle {
         self.stopping
     }
 
-    pub fn gone(&mut self, run: RunId) {
-        self.gone.insert(run);
+    fn service(&self, id: InstanceId) -> &Service {
+        &self.spec.services[id.service.0]
     }
 
-    pub fn commanded(&mut self, verb: Verb, instances: &[InstanceId]) {
-        if self.stopping {
-            return;
-        }
-        for instance in instances {
-            let known = self.known.entry(*instance).or_default();
-            match verb {
-                Verb::Start | Verb::Restart => {
-                    known.not_before = None;
-                    // A start of what already runs forgets nothing.
-                    if verb == Verb::Restart || known.live.is_none() {
-                        known.attempts = 0;
-                    }
-                }
-                Verb::Stop => known.not_before = None,
-            }
-        }
+    fn find(&mut self, id: InstanceId) -> &mut Known {
+        self.known.iter_mut().find(|known| known.id == id).expect("an instance of the file")
+    }
+
+    fn present(&mut self, id: RunId) -> Option<&mut Run> {
+        self.known.iter_mut().find(|known| known.id == id.instance)?.run.as_mut().filter(|run| run.id == id)
+    }
+
+    fn copies(&self, service: ServiceId) -> impl Iterator<Item = &Known> {
+        self.known.iter().filter(move |known| known.id.service == service)
     }
 
     /// Before the engine hears of it.
     pub fn told(&mut self, now: Timestamp, event: &Event) {
-        match event {
-            Event::Executed { run } => {
-                if let Some(known) = self.present(*run) {
-                    known.executed = true;
+        if let Event::Probed { run, kind, number, result } = event
+            && let Some(run) = self.present(*run)
+            && run.cause.is_none()
+        {
+            let asking = match kind {
+                ProbeKind::Ready => &mut run.ready_probe,
+                ProbeKind::Live => &mut run.live_probe,
+            };
+            if asking.open.is_some() && asking.number == *number {
+                asking.answered(now, result.is_ok());
+            }
+        }
+        for index in 0..self.known.len() {
+            let service = &self.spec.services[self.known[index].id.service.0];
+            if let Some(run) = &mut self.known[index].run
+                && run.cause.is_none()
+            {
+                if let Some(probe) = &service.ready {
+                    run.ready_probe.lose(now, probe);
+                }
+                if let Some(probe) = &service.live {
+                    run.live_probe.lose(now, probe);
                 }
             }
-            Event::Exited { run, left_behind, .. } => {
-                if let Some(known) = self.present(*run) {
-                    known.main_gone = true;
-                    known.ready = false;
-                    if *left_behind == 0 {
-                        known.live = None;
-                    }
+        }
+        if self.stopping && self.kill_all_at.is_none() && self.drain_until <= now {
+            self.begin_stopping(now);
+        }
+        match event {
+            Event::Executed { run } => {
+                if let Some(run) = self.present(*run)
+                    && run.cause.is_none()
+                {
+                    run.executed_at = Some(now);
+                }
+            }
+            Event::Exited { run, outcome, left_behind } => {
+                let Some(known) = self.known.iter_mut().find(|known| known.id == run.instance) else { return };
+                let Some(run) = known.run.as_mut().filter(|present| present.id == *run && present.end.is_none()) else { return };
+                run.end = Some((outcome.clone(), now.since(run.spawned_at)));
+                if run.ready_probe.open.is_some() || run.live_probe.open.is_some() {
+                    self.to_cancel.insert(run.id);
+                }
+                if *left_behind == 0 {
+                    let id = known.id;
+                    self.run_over(now, id);
                 }
             }
             Event::TreeGone { run } => {
-                if let Some(known) = self.present(*run)
-                    && known.main_gone
-                {
-                    known.live = None;
+                if self.present(*run).is_some_and(|run| run.end.is_some()) {
+                    self.run_over(now, run.instance);
                 }
             }
-            Event::Shutdown(_) if !self.stopping && !self.over => {
-                self.stopping = true;
-                self.stop_by = Some(now.after(self.spec.stop_timeout));
+            Event::Command(command) => self.commanded(now, command),
+            Event::Shutdown(_) => {
+                if !self.stopping && !self.over {
+                    self.stopping = true;
+                    self.end = Some(End::Asked);
+                    self.stop_by = Some(now.after(self.spec.stop_timeout));
+                    let drain = self.spec.drain.min(self.spec.stop_timeout.saturating_sub(RESERVE));
+                    self.drain_until = now.after(drain);
+                    if drain.is_zero() {
+                        self.begin_stopping(now);
+                    }
+                }
             }
-            Event::KillAll if !self.over => {
-                self.stopping = true;
-                let soon = now.after(Duration::from_secs(1));
-                self.stop_by = Some(self.stop_by.map_or(soon, |by| by.min(soon)));
+            Event::KillAll => {
+                if !self.over {
+                    if matches!(self.end, None | Some(End::Asked)) {
+                        self.end = Some(End::Killed);
+                    }
+                    self.stopping = true;
+                    self.kill_all = true;
+                    let soon = now.after(SECOND);
+                    self.stop_by = Some(self.stop_by.map_or(soon, |by| by.min(soon)));
+                    self.kill_all_at = Some(now);
+                }
             }
-            Event::Tick | Event::Spawned { .. } | Event::Probed { .. } | Event::Command(_) | Event::Shutdown(_) | Event::KillAll => {}
+            Event::Tick | Event::Spawned { .. } | Event::Probed { .. } => {}
         }
     }
 
-    fn present(&mut self, run: RunId) -> Option<&mut Known> {
-        self.known.get_mut(&run.instance).filter(|known| known.live == Some(run))
+    fn begin_stopping(&mut self, now: Timestamp) {
+        let left = self.stop_by.expect("a stop has a deadline").since(now);
+        self.kill_all_at = Some(now.after(left - RESERVE.min(left / 8)));
+    }
+
+    fn commanded(&mut self, now: Timestamp, command: &Command) {
+        if self.stopping {
+            return;
+        }
+        for id in &command.instances {
+            let grace = self.service(*id).stop.timeout;
+            let known = self.find(*id);
+            known.wanted = command.verb != Verb::Stop;
+            match (&mut known.run, command.verb) {
+                (None, Verb::Start | Verb::Restart) => {
+                    (known.failures, known.attempts, known.done, known.not_before) = (0, 0, None, None);
+                    known.blocked_by = None;
+                }
+                (None, Verb::Stop) => {
+                    known.not_before = None;
+                    known.blocked_by = None;
+                    known.done = known.done.filter(|done| *done == Done::Completed);
+                }
+                // What is over soon is followed by what was wished.
+                (Some(run), Verb::Start) => run.cause = run.cause.map(|_| Cause::Operator).or(run.end.as_ref().map(|_| Cause::Operator)),
+                (Some(run), Verb::Stop | Verb::Restart) => {
+                    if command.verb == Verb::Restart {
+                        (known.failures, known.attempts) = (0, 0);
+                    }
+                    let by = now.after(grace);
+                    run.kill_by = Some(run.kill_by.map_or(by, |earlier| earlier.min(by)));
+                    run.cause = Some(Cause::Operator);
+                }
+            }
+        }
+    }
+
+    /// Nothing is left of the run: decides what must come next, as the contract says it.
+    fn run_over(&mut self, now: Timestamp, id: InstanceId) {
+        let service = self.service(id).clone();
+        let stopping = self.stopping;
+        let known = self.find(id);
+        let Some(run) = known.run.take() else { return };
+        let Some((outcome, uptime)) = run.end else { return };
+        let success = matches!(&outcome, Outcome::Exited(code) if service.success_exit_codes.contains(code));
+        let cause = run.cause.unwrap_or(Cause::Crash);
+        known.last_outcome = Some(outcome.clone());
+        known.not_before = None;
+        let next = if cause == Cause::Crash && success && service.kind == Kind::Oneshot {
+            known.done = Some(Done::Completed);
+            (known.failures, known.attempts) = (0, 0);
+            Next::Completed
+        } else if stopping || !known.wanted {
+            Next::Stopped
+        } else if cause == Cause::Operator {
+            (known.failures, known.attempts) = (0, 0);
+            return;
+        } else {
+            let failed = !success || cause != Cause::Crash;
+            let stable = cause != Cause::StartTimeout && uptime >= service.backoff.reset_after;
+            if stable {
+                (known.failures, known.attempts) = (0, 0);
+            } else {
+                known.failures = if failed { known.failures + 1 } else { 0 };
+            }
+            let again = match service.restart {
+                Restart::Always => true,
+                Restart::OnFailure => failed,
+                Restart::Never => false,
+            };
+            if !again {
+                known.done = Some(if failed { Done::Failed } else { Done::Exited });
+                if service.essential {
+                    let code = if failed { failure_code(&outcome) } else { outcome.exit_code() };
+                    (self.must_end, self.end) = (true, Some(End::Failed(vec![code])));
+                }
+                Next::NotRestarted
+            } else if failed && !stable && service.give_up_after.is_some_and(|limit| known.failures >= limit) {
+                known.done = Some(Done::Failed);
+                let failures = known.failures;
+                if service.essential {
+                    (self.must_end, self.end) = (true, Some(End::Failed(vec![failure_code(&outcome)])));
+                }
+                Next::GaveUp { failures }
+            } else {
+                let base = if stable { 0.0 } else { base_delay(&service.backoff, known.attempts) };
+                known.attempts += u32::from(!stable);
+                // The notice says when exactly; until then it may not start.
+                known.not_before = Some(now.after(Duration::from_secs_f64(base * (1.0 - service.backoff.jitter))));
+                let failures = known.failures;
+                Next::Restarting {
+                    failures,
+                    cause,
+                    low: base * (1.0 - service.backoff.jitter) - 1e-6,
+                    high: base * (1.0 + service.backoff.jitter) + 1e-6,
+                }
+            }
+        };
+        self.expected = Some((id, next));
     }
 
     pub fn acted(&mut self, now: Timestamp, action: &Action) -> Result<(), String> {
         match action {
             Action::Spawn { run } => self.check_spawn(now, *run),
-            Action::Signal { run, .. } | Action::KillTree { run } | Action::Probe { run, .. } => {
-                let kill = matches!(action, Action::KillTree { .. });
-                let signal = matches!(action, Action::Signal { .. });
-                let probe = matches!(action, Action::Probe { .. });
-                let service = &self.spec.services[run.instance.service.0];
-                let grace = service.stop.timeout;
-                let Some(known) = self.known.get_mut(&run.instance).filter(|known| known.live == Some(*run)) else {
-                    return Err(format!("an action for a dead run: {action:?}"));
-                };
-                if probe && (known.main_gone || !known.executed) {
-                    return Err(format!("a probe of something that does not run: {action:?}"));
+            Action::Signal { run, signal } => {
+                let signals = self.service(run.instance).stop.signals.clone();
+                self.check_ending(now, *run, false)?;
+                let Some(run) = self.present(*run) else { return Err(format!("an action for a dead run: {action:?}")) };
+                if signals.get(run.signals) == Some(signal) {
+                    run.signals += 1;
+                } else if !(run.end.is_some() && run.signals.checked_sub(1).and_then(|last| signals.get(last)) == Some(signal)) {
+                    return Err(format!("signal {signal} to {:?} is not the next of {signals:?} after {}", run.id, run.signals));
                 }
-                if signal && known.kill_by.is_none() {
-                    known.kill_by = Some(now.after(grace));
-                }
-                known.killed |= kill;
                 Ok(())
             }
+            Action::KillTree { run } => self.check_ending(now, *run, true),
+            Action::Probe { run, kind, number } => self.check_probe(now, *run, *kind, *number),
             Action::CancelProbes { run } => {
-                if self.known.get(&run.instance).is_some_and(|known| known.last >= run.run) {
-                    Ok(())
-                } else {
-                    Err(format!("probes of a run that never was are cancelled: {run:?}"))
+                self.to_cancel.remove(run);
+                if run.run > self.find(run.instance).last {
+                    return Err(format!("probes of a run that never was are cancelled: {run:?}"));
                 }
+                if let Some(run) = self.present(*run) {
+                    run.ready_probe.open = None;
+                    run.live_probe.open = None;
+                }
+                Ok(())
             }
             Action::Notice(notice) => self.heard(now, notice),
-            Action::Exit { .. } => {
-                let alive = self.known.values().filter(|known| known.live.is_some()).count();
-                if alive != usize::try_from(self.abandoned).unwrap() {
-                    return Err(format!("left with {alive} live runs, but {} were said to be abandoned", self.abandoned));
-                }
-                self.over = true;
-                self.stopping = false;
-                self.stop_by = None;
-                Ok(())
+            Action::Exit { code } => self.check_exit(*code),
+        }
+    }
+
+    fn check_exit(&mut self, code: i32) -> Result<(), String> {
+        let alive = self.known.iter().filter(|known| known.run.is_some()).count();
+        if alive != usize::try_from(self.abandoned).unwrap() {
+            return Err(format!("left with {alive} live runs, but {} were said to be abandoned", self.abandoned));
+        }
+        let codes = match &self.end {
+            Some(End::Asked) => vec![0],
+            Some(End::Killed) => vec![130],
+            Some(End::Failed(codes)) => codes.clone(),
+            None => match self.nothing_left() {
+                Some(code) => vec![code],
+                None => return Err("left although something runs, will run, or is kept down by an operator".to_owned()),
+            },
+        };
+        if !codes.contains(&code) {
+            return Err(format!("left with {code} instead of {codes:?}: {:?}", self.end));
+        }
+        self.over = true;
+        self.stopping = false;
+        self.stop_by = None;
+        Ok(())
+    }
+
+    /// The code, when nothing runs and nothing will.
+    fn nothing_left(&self) -> Option<i32> {
+        let rests = |known: &Known| {
+            known.run.is_none()
+                && (known.done.is_some()
+                    || known.blocked_by.is_some_and(|on| self.is_dead(on))
+                    || (!known.wanted && known.last == 0 && !self.service(known.id).autostart))
+        };
+        if !self.known.iter().all(rests) || !self.known.iter().any(|known| known.wanted) {
+            return None;
+        }
+        let failed = self.known.iter().find(|known| known.done == Some(Done::Failed));
+        Some(failed.and_then(|known| known.last_outcome.as_ref()).map_or(0, failure_code))
+    }
+
+    fn is_dead(&self, service: ServiceId) -> bool {
+        self.copies(service).any(|known| {
+            known.run.is_none()
+                && (matches!(known.done, Some(Done::Exited | Done::Failed)) || known.blocked_by.is_some_and(|on| self.is_dead(on)))
+        })
+    }
+
+    /// The codes that dead services under this one may account for.
+    fn codes_of(&self, service: ServiceId, into: &mut Vec<i32>) {
+        for known in self.copies(service) {
+            match (known.done, known.blocked_by) {
+                (Some(Done::Exited | Done::Failed), _) => into.extend(known.last_outcome.as_ref().map(failure_code)),
+                (_, Some(on)) => self.codes_of(on, into),
+                _ => {}
             }
         }
     }
 
-    fn check_spawn(&mut self, now: Timestamp, run: RunId) -> Result<(), String> {
-        if self.stopping {
-            return Err(format!("{run:?} is started while the stack stops"));
-        }
-        let service = &self.spec.services[run.instance.service.0];
-        for dependency in &service.depends_on {
-            let other = &self.spec.services[dependency.service.0];
-            for number in 1..=other.instances {
-                let id = InstanceId { service: ServiceId(dependency.service.0), number };
-                let holds = self.known.get(&id).is_some_and(|known| match dependency.condition {
-                    Condition::Started => {
-                        known.completed || known.live.is_some() && known.executed && !known.main_gone && known.kill_by.is_none()
-                    }
-                    Condition::Ready => known.live.is_some() && known.ready && known.kill_by.is_none(),
-                    Condition::Completed => known.completed,
-                });
-                if !holds {
-                    return Err(format!("{run:?} is started although {dependency:?} does not hold for {id:?}"));
-                }
+    fn holds(&self, dependency: Dependency) -> bool {
+        self.copies(dependency.service).all(|known| {
+            let up = known.run.as_ref().filter(|run| run.cause.is_none() && run.end.is_none() && run.executed_at.is_some());
+            match dependency.condition {
+                Condition::Started => up.is_some() || (known.run.is_none() && known.done == Some(Done::Completed)),
+                Condition::Ready => up.is_some_and(|run| run.ready),
+                Condition::Completed => known.run.is_none() && known.done == Some(Done::Completed),
             }
+        })
+    }
+
+    fn may_start(&self, known: &Known, now: Timestamp) -> Result<(), String> {
+        if self.stopping {
+            return Err("the stack stops".to_owned());
         }
-        let known = self.known.entry(run.instance).or_default();
-        if let Some(live) = known.live {
-            return Err(format!("{run:?} is started while {live:?} lives"));
+        if !known.wanted {
+            return Err("it is wanted down".to_owned());
         }
-        if run.run <= known.last {
-            return Err(format!("{run:?} is started again"));
+        if let Some(run) = &known.run {
+            return Err(format!("{:?} lives", run.id));
+        }
+        if let Some(done) = known.done {
+            return Err(format!("it is {done:?}"));
         }
         if known.not_before.is_some_and(|at| now < at) {
-            return Err(format!("{run:?} is started before its delay was over"));
+            return Err("its delay is not over".to_owned());
         }
-        *known = Known {
-            last: run.run,
-            live: Some(run),
+        match self.service(known.id).depends_on.iter().find(|dependency| !self.holds(**dependency)) {
+            Some(dependency) => Err(format!("{dependency:?} does not hold")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_spawn(&mut self, now: Timestamp, id: RunId) -> Result<(), String> {
+        let known = self.known.iter().find(|known| known.id == id.instance).ok_or("a stranger is started")?;
+        self.may_start(known, now).map_err(|why| format!("{id:?} is started although {why}"))?;
+        let known = self.find(id.instance);
+        if id.run <= known.last {
+            return Err(format!("{id:?} is started again"));
+        }
+        known.last = id.run;
+        known.not_before = None;
+        known.blocked_by = None;
+        known.run = Some(Run {
+            id,
             spawned_at: now,
-            attempts: if known.restarting { known.attempts } else { 0 },
-            ..Known::default()
-        };
+            executed_at: None,
+            ready: false,
+            ready_at: None,
+            ready_probe: Asking::default(),
+            live_probe: Asking::default(),
+            cause: None,
+            asked: false,
+            signals: 0,
+            kill_by: None,
+            killed: false,
+            end: None,
+        });
         self.spawned += 1;
         Ok(())
     }
 
+    /// A stop signal or SIGKILL: there must be a reason, and it must be time.
+    fn check_ending(&mut self, now: Timestamp, id: RunId, kill: bool) -> Result<(), String> {
+        let service = self.service(id.instance).clone();
+        let forced = self.kill_all || self.kill_all_at.is_some_and(|at| at <= now);
+        let stops = self.stopping && (self.kill_all || self.drain_until <= now);
+        let needed = self.is_needed(id.instance.service);
+        let serving = !self.stopping;
+        let Some(run) = self.present(id) else { return Err(format!("a signal to a dead run: {id:?}")) };
+        if !run.asked {
+            run.asked = true;
+            if run.cause.is_none() && run.end.is_none() {
+                if !stops {
+                    return Err(format!("{id:?} is ended without a reason"));
+                }
+                if needed && !forced {
+                    return Err(format!("{id:?} is stopped while others still need it"));
+                }
+                run.cause = Some(Cause::Shutdown);
+            }
+            let grace = if run.cause.is_none() { service.stop.timeout.min(SECOND) } else { service.stop.timeout };
+            // Its main process died by itself.
+            run.cause.get_or_insert(Cause::Crash);
+            let by = now.after(grace);
+            run.kill_by = Some(run.kill_by.map_or(by, |earlier| earlier.min(by)));
+        }
+        if kill {
+            if serving && !run.killed && run.kill_by.is_some_and(|by| now < by) {
+                return Err(format!("{id:?} is killed before its grace period is over"));
+            }
+            run.killed = true;
+        }
+        if run.ready_probe.open.is_some() || run.live_probe.open.is_some() {
+            return Err(format!("{id:?} is ended, but a probe still waits for an answer"));
+        }
+        Ok(())
+    }
+
+    /// Whether something that depends on the service is there.
+    fn is_needed(&self, service: ServiceId) -> bool {
+        self.known
+            .iter()
+            .any(|known| known.run.is_some() && self.service(known.id).depends_on.iter().any(|dependency| dependency.service == service))
+    }
+
+    fn check_probe(&mut self, now: Timestamp, id: RunId, kind: ProbeKind, number: u32) -> Result<(), String> {
+        let service = self.service(id.instance).clone();
+        let Some(run) = self.present(id) else { return Err(format!("a dead run is probed: {id:?}")) };
+        if run.executed_at.is_none() || run.cause.is_some() || run.end.is_some() {
+            return Err(format!("a probe of something that does not run, or ends: {id:?}"));
+        }
+        let (asking, probe) = match kind {
+            ProbeKind::Ready => (&mut run.ready_probe, service.ready.as_ref()),
+            ProbeKind::Live => (&mut run.live_probe, service.live.as_ref()),
+        };
+        let Some(probe) = probe else { return Err(format!("{id:?} has no such probe: {kind:?}")) };
+        if asking.open.is_some() {
+            return Err(format!("two questions of one probe are open at once: {id:?} {kind:?}"));
+        }
+        if number != asking.number + 1 {
+            return Err(format!("{id:?} {kind:?}: question {number} follows {}", asking.number));
+        }
+        if now < run.spawned_at.after(probe.initial_delay) {
+            return Err(format!("{id:?} {kind:?} is asked before its initial delay is over"));
+        }
+        let eager = kind == ProbeKind::Ready && run.ready_at.is_none();
+        let gap = if eager { probe.every.min(Duration::from_millis(20)) } else { probe.every };
+        if asking.answered_at.is_some_and(|at| now < at.after(gap)) {
+            return Err(format!("{id:?} {kind:?} is asked again too soon"));
+        }
+        if kind == ProbeKind::Live && run.ready_at.is_none() {
+            return Err(format!("{id:?} is asked whether it lives before it was ready"));
+        }
+        asking.number = number;
+        asking.open = Some(now);
+        Ok(())
+    }
+
+    fn expect(&mut self, id: InstanceId, next: Next) -> Result<(), String> {
+        match self.expected.take() {
+            Some((expected, what)) if expected == id && what == next => Ok(()),
+            other => Err(format!("{id:?}: {next:?} instead of {other:?}")),
+        }
+    }
+
     fn heard(&mut self, now: Timestamp, notice: &Notice) -> Result<(), String> {
         match notice {
-            Notice::Ready { run, .. } => {
-                let Some(known) = self.present(*run) else { return Err(format!("a dead run is ready: {run:?}")) };
-                known.ready = true;
-            }
-            Notice::NotReady { run, .. } => {
-                if let Some(known) = self.present(*run) {
-                    known.ready = false;
+            Notice::Ready { run: id, .. } => {
+                let probe = self.service(id.instance).ready.clone();
+                let Some(run) = self.present(*id) else { return Err(format!("a dead run is ready: {id:?}")) };
+                let enough = match &probe {
+                    Some(probe) => run.ready_probe.good >= probe.successes,
+                    None => run.executed_at.is_some_and(|at| at.after(SECOND) <= now),
+                };
+                if !enough || run.ready || run.cause.is_some() || run.end.is_some() || run.executed_at.is_none() {
+                    return Err(format!("not ready, but said to be: {run:?}"));
                 }
+                run.ready = true;
+                run.ready_at.get_or_insert(now);
             }
-            Notice::Ended { run, .. } => {
+            Notice::NotReady { run: id, .. } => {
+                let failures = self.service(id.instance).ready.as_ref().map_or(u32::MAX, |probe| probe.failures);
+                let Some(run) = self.present(*id) else { return Err(format!("a dead run is not ready: {id:?}")) };
+                if !run.ready || run.ready_probe.bad < failures {
+                    return Err(format!("ready, but said not to be: {run:?}"));
+                }
+                run.ready = false;
+            }
+            Notice::NotLive { run: id, .. } => {
+                let failures = self.service(id.instance).live.as_ref().map_or(u32::MAX, |probe| probe.failures);
+                let Some(run) = self.present(*id) else { return Err(format!("a dead run is not live: {id:?}")) };
+                if run.live_probe.bad < failures || run.cause.is_some() {
+                    return Err(format!("live, but said not to be: {run:?}"));
+                }
+                run.cause = Some(Cause::Live);
+            }
+            Notice::StartTimedOut { run: id, .. } => {
+                let service = self.service(id.instance).clone();
+                let Some(run) = self.present(*id) else { return Err(format!("a dead run timed out: {id:?}")) };
+                if !times_out(&service, run, now) {
+                    return Err(format!("timed out before its time: {run:?}"));
+                }
+                run.cause = Some(Cause::StartTimeout);
+            }
+            Notice::Ended { run: id, outcome, clean, .. } => {
                 self.ended += 1;
-                let service = &self.spec.services[run.instance.service.0];
-                let known = self.known.entry(run.instance).or_default();
-                if run.run != known.last {
-                    return Err(format!("an old run ended: {run:?}"));
+                if id.run != self.find(id.instance).last {
+                    return Err(format!("an old run ended: {id:?}"));
                 }
-                let uptime = now.since(known.spawned_at);
-                if uptime >= service.backoff.reset_after {
-                    known.attempts = 0;
+                // An exit with nothing left behind has taken the run away already.
+                if let Some(run) = self.present(*id)
+                    && run.end.as_ref().map(|(outcome, _)| outcome) != Some(outcome)
+                {
+                    return Err(format!("{outcome} was not how {run:?} ended"));
                 }
-                known.ready = false;
+                let success = matches!(outcome, Outcome::Exited(code) if self.service(id.instance).success_exit_codes.contains(code));
+                if success && !clean || *clean && matches!(outcome, Outcome::SpawnFailed(_) | Outcome::Signaled(Signal::KILL)) {
+                    return Err(format!("{id:?}: {outcome} is said to be clean: {clean}"));
+                }
             }
-            Notice::Completed { run, .. } => {
-                let known = self.known.entry(run.instance).or_default();
-                known.completed = true;
-                known.attempts = 0;
+            Notice::Completed { run, .. } => return self.expect(run.instance, Next::Completed),
+            Notice::NotRestarted { run } => return self.expect(run.instance, Next::NotRestarted),
+            Notice::GaveUp { instance, failures } => return self.expect(*instance, Next::GaveUp { failures: *failures }),
+            Notice::Stopped { instance } => {
+                let known = self.find(*instance);
+                // At an operator's wish, with nothing to be ended.
+                if known.run.is_none() && !known.wanted && self.expected.is_none() {
+                    return Ok(());
+                }
+                return self.expect(*instance, Next::Stopped);
             }
-            Notice::Restarting { instance, delay, cause, failures } => {
-                let service = &self.spec.services[instance.service.0];
-                if service.restart == Restart::Never {
-                    return Err(format!("{instance:?} restarts against its policy"));
+            Notice::Restarting { instance, delay, cause: said, failures: counted } => {
+                match self.expected.take() {
+                    Some((expected, Next::Restarting { failures, cause, low, high }))
+                        if expected == *instance
+                            && cause == *said
+                            && failures == *counted
+                            && (low..=high).contains(&delay.as_secs_f64()) => {}
+                    other => return Err(format!("{notice:?} instead of {other:?}")),
                 }
-                if service.give_up_after.is_some_and(|limit| *failures > limit) {
-                    return Err(format!("{instance:?} restarts after {failures} failures"));
+                self.find(*instance).not_before = Some(now.after(*delay));
+            }
+            Notice::Waiting { instance, on } => {
+                let holds =
+                    self.service(*instance).depends_on.iter().filter(|dependency| dependency.service == *on).all(|one| self.holds(*one));
+                if holds {
+                    return Err(format!("{instance:?} waits for {on:?}, whose condition holds"));
                 }
-                if matches!(cause, Cause::Operator | Cause::Shutdown) {
-                    return Err(format!("{instance:?}: a wished end is no restart"));
+                // It waits for this now, and no longer for a delay.
+                self.find(*instance).not_before = None;
+            }
+            Notice::Blocked { instance, on } => {
+                let depends = self.service(*instance).depends_on.iter().any(|dependency| dependency.service == *on);
+                if !depends || !self.is_dead(*on) {
+                    return Err(format!("{instance:?} is blocked by {on:?}, which has not failed"));
                 }
-                let known = self.known.entry(*instance).or_default();
-                if !delay.is_zero() {
-                    let base = base_delay(&service.backoff, known.attempts);
-                    let (low, high) = (base * (1.0 - service.backoff.jitter), base * (1.0 + service.backoff.jitter));
-                    let delay = delay.as_secs_f64();
-                    if delay < low - 1e-6 || delay > high + 1e-6 {
-                        return Err(format!(
-                            "{instance:?}: a delay of {delay} s is not within {low} to {high} (attempt {})",
-                            known.attempts
-                        ));
+                let essential = self.service(*instance).essential;
+                let known = self.find(*instance);
+                known.blocked_by = Some(*on);
+                known.not_before = None;
+                if essential && !self.stopping && self.end.is_none() {
+                    let mut codes = Vec::new();
+                    self.codes_of(*on, &mut codes);
+                    (self.must_end, self.end) = (true, Some(End::Failed(codes)));
+                }
+            }
+            Notice::ShuttingDown { within, drain, .. } => {
+                if self.end.is_none() {
+                    return Err(format!("a stop without a reason: {notice:?}"));
+                }
+                if !self.stopping {
+                    self.must_end = false;
+                    self.stopping = true;
+                    self.stop_by = Some(now.after(*within));
+                    self.drain_until = now.after(*drain);
+                    self.begin_stopping(now);
+                }
+            }
+            Notice::Over { abandoned, why, .. } => {
+                let right = match why {
+                    EndCause::Asked(_) => self.end == Some(End::Asked),
+                    EndCause::Killed => self.end == Some(End::Killed),
+                    EndCause::NothingLeft { .. } => self.end.is_none(),
+                    EndCause::GaveUp { .. } | EndCause::EssentialEnded { .. } | EndCause::Blocked { .. } => {
+                        matches!(self.end, Some(End::Failed(_)))
                     }
-                    known.attempts += 1;
-                } else if service.backoff.jitter < 1.0 && known.attempts > 0 {
-                    return Err(format!("{instance:?}: no delay at attempt {}", known.attempts));
+                };
+                if !right {
+                    return Err(format!("it ended because of {why:?}, not {:?}", self.end));
                 }
-                known.not_before = Some(now.after(*delay));
-                known.restarting = true;
+                self.abandoned = *abandoned;
             }
-            Notice::Over { abandoned, .. } => self.abandoned = *abandoned,
-            Notice::ShuttingDown { within, .. } => {
-                self.stopping = true;
-                self.stop_by.get_or_insert(now.after(*within));
-            }
-            _ => {}
+            Notice::Started { .. } | Notice::Stopping { .. } | Notice::Killing { .. } | Notice::StillWaiting { .. } => {}
         }
         Ok(())
     }
 
     pub fn after_step(&mut self, now: Timestamp, engine: &Engine) -> Result<(), String> {
+        self.steps += 1;
+        if let Some(missing) = self.expected.take() {
+            return Err(format!("{missing:?} did not follow"));
+        }
+        if let Some(run) = self.to_cancel.pop_first() {
+            return Err(format!("{run:?} is gone, but its probes were not cancelled"));
+        }
+        if self.over {
+            return Ok(());
+        }
+        if self.must_end {
+            return Err("an essential service failed and nothing followed".to_owned());
+        }
         if let Some(by) = self.stop_by
             && now >= by
-            && !self.over
         {
             return Err(format!("the stop should have ended by {by:?}, it is {now:?}"));
         }
-        for (id, known) in &self.known {
-            if known.live.is_some() && !known.killed && known.kill_by.is_some_and(|by| by <= now) && !self.over {
-                return Err(format!("{id:?} outlived its grace period without SIGKILL"));
+        if !self.stopping && self.nothing_left().is_some() {
+            return Err("nothing is left, and it goes on".to_owned());
+        }
+        for known in &self.known {
+            match &known.run {
+                Some(run) => self.check_run(run, now)?,
+                None => {
+                    if self.may_start(known, now).is_ok() {
+                        return Err(format!("{:?} could be started and is not", known.id));
+                    }
+                }
             }
         }
         if self.jumped {
@@ -303,6 +793,93 @@ impl Oracle {
             && deadline <= now
         {
             return Err(format!("a deadline of {deadline:?} is not later than {now:?}"));
+        }
+        // Dear, so not always.
+        if self.steps % 16 == 0 { self.check_status(now, engine) } else { Ok(()) }
+    }
+
+    /// Whatever is due to a run must have been done.
+    fn check_run(&self, run: &Run, now: Timestamp) -> Result<(), String> {
+        let service = self.service(run.id.instance);
+        if !run.killed && run.kill_by.is_some_and(|by| by <= now) {
+            return Err(format!("{:?} outlived its grace period without SIGKILL", run.id));
+        }
+        if run.cause.is_some() || run.end.is_some() {
+            return if run.asked { Ok(()) } else { Err(format!("nothing was done to end {run:?}")) };
+        }
+        if self.stopping && (self.kill_all || (self.drain_until <= now && !self.is_needed(run.id.instance.service))) {
+            return Err(format!("{:?} could be stopped and is not", run.id));
+        }
+        if times_out(service, run, now) {
+            return Err(format!("{run:?} is late and was not ended"));
+        }
+        let (Some(executed_at), Kind::Service) = (run.executed_at, service.kind) else { return Ok(()) };
+        match &service.ready {
+            None => {
+                if !run.ready && executed_at.after(SECOND) <= now {
+                    return Err(format!("{run:?} has run for a second and is not ready"));
+                }
+            }
+            Some(probe) => {
+                let asking = &run.ready_probe;
+                if !run.ready && asking.good >= probe.successes || run.ready && asking.bad >= probe.failures {
+                    return Err(format!("{run:?} does not follow the answers of its probe"));
+                }
+                if asking.due(run.spawned_at.after(probe.initial_delay).max(executed_at), probe).is_some_and(|at| at <= now) {
+                    return Err(format!("{run:?} should have been asked whether it is ready"));
+                }
+            }
+        }
+        if let (Some(probe), Some(ready_at)) = (&service.live, run.ready_at) {
+            if run.live_probe.bad >= probe.failures {
+                return Err(format!("{run:?} is not live and goes on"));
+            }
+            if run.live_probe.due(run.spawned_at.after(probe.initial_delay).max(ready_at), probe).is_some_and(|at| at <= now) {
+                return Err(format!("{run:?} should have been asked whether it lives"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What people read is what is so.
+    fn check_status(&self, now: Timestamp, engine: &Engine) -> Result<(), String> {
+        let status = engine.status(now, "", 1);
+        let mut all_ready = true;
+        let mut rows = status.services.iter().flat_map(|service| &service.instances);
+        for known in &self.known {
+            let service = self.service(known.id);
+            let row = rows.next().ok_or("an instance has no status")?;
+            let oneshot = service.kind == Kind::Oneshot;
+            let state = match (&known.run, known.done) {
+                (Some(run), _) if run.cause.is_some() || run.end.is_some() => StateName::Stopping,
+                (Some(run), _) if run.ready_at.is_some() || (oneshot && run.executed_at.is_some()) => StateName::Running,
+                (Some(_), _) => StateName::Starting,
+                (None, Some(Done::Completed)) => StateName::Completed,
+                (None, Some(Done::Exited)) => StateName::Exited,
+                (None, Some(Done::Failed)) => StateName::Failed,
+                (None, None) if self.stopping || !known.wanted => StateName::Stopped,
+                (None, None) if known.blocked_by.is_some_and(|on| self.is_dead(on)) => StateName::Failed,
+                (None, None) if known.not_before.is_some_and(|at| now < at) => StateName::Backoff,
+                (None, None) => StateName::Waiting,
+            };
+            let up = known.run.as_ref().is_some_and(|run| run.ready && run.cause.is_none() && run.end.is_none());
+            let ready = up || (oneshot && state == StateName::Completed);
+            if (row.state, row.ready, row.run) != (state, ready, known.last) {
+                return Err(format!("{state:?} with ready {ready} and run {} is shown as {row:?}", known.last));
+            }
+            let copies = || self.copies(known.id.service);
+            if service.essential && (service.autostart || copies().any(|one| one.wanted || one.last > 0)) {
+                all_ready &= ready;
+            }
+        }
+        let phase = match (self.stopping, self.kill_all || self.drain_until <= now) {
+            (false, _) => Phase::Running,
+            (true, false) => Phase::Draining,
+            (true, true) => Phase::Stopping,
+        };
+        let live = !matches!(self.end, Some(End::Failed(_)));
+        if (status.phase, status.ready, status.live) != (phase, all_ready && !self.stopping, live) {
+            return Err(format!("{phase:?}, ready {all_ready}, live {live} is shown as {status:?}"));
         }
         Ok(())
     }
@@ -342,12 +919,23 @@ impl Oracle {
             return Err("the history ended without an exit".to_owned());
         }
         let missing = self.spawned - self.ended;
-        let unreaped = self.known.values().filter(|known| known.live.is_some() && !known.main_gone).count() as u64;
+        let unreaped = self.known.iter().filter(|known| known.run.as_ref().is_some_and(|run| run.end.is_none())).count() as u64;
         if missing != unreaped {
             return Err(format!("{} runs were spawned and {} ended, {unreaped} were left alive", self.spawned, self.ended));
         }
         Ok(())
     }
+}
+
+/// A job is done when it is done; without a probe a program that runs settles by itself.
+fn times_out(service: &Service, run: &Run, now: Timestamp) -> bool {
+    let waits = run.executed_at.is_none() || (service.ready.is_some() && run.ready_at.is_none());
+    service.kind == Kind::Service && waits && run.spawned_at.after(service.start_timeout) <= now && run.cause.is_none()
+}
+
+/// What fails never ends the container with 0.
+fn failure_code(outcome: &Outcome) -> i32 {
+    outcome.exit_code().max(1)
 }
 
 /// The contract's own words, written a second time on purpose: `initial`, times `factor` each time, at most `max`; in seconds.

@@ -39,7 +39,7 @@ pub fn random(chance: &mut Chance) -> Spec {
                 Kind::Oneshot => chance.pick(&[Restart::Never, Restart::Never, Restart::OnFailure]),
                 Kind::Service => chance.pick(&[Restart::Always, Restart::Always, Restart::OnFailure, Restart::Never]),
             },
-            success_exit_codes: vec![0],
+            success_exit_codes: if chance.percent(20) { vec![0, 3] } else { vec![0] },
             backoff: Backoff {
                 initial: Duration::from_millis(chance.pick(&[1, 50, 500])),
                 factor: chance.pick(&[1.0, 1.5, 2.0]),

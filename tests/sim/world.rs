@@ -8,6 +8,8 @@ use firstmate::engine::{
     Action, Command, Engine, Event, InstanceId, LaunchError, Notice, Outcome, RunId, ShutdownCause, Signal, Spec, Stage, Timestamp, Verb,
 };
 
+use firstmate::engine::spec::Service;
+
 use crate::oracle::Oracle;
 use crate::rng::Chance;
 use crate::stacks;
@@ -24,6 +26,12 @@ pub struct Summary {
     pub killed_trees: u64,
     pub given_up: u64,
     pub live_failures: u64,
+    pub start_timeouts: u64,
+    pub not_ready: u64,
+    pub blocked: u64,
+    pub drains: u64,
+    pub kill_alls: u64,
+    pub abandoned: u64,
     pub settled: u64,
 }
 
@@ -39,6 +47,12 @@ impl Summary {
         self.killed_trees += other.killed_trees;
         self.given_up += other.given_up;
         self.live_failures += other.live_failures;
+        self.start_timeouts += other.start_timeouts;
+        self.not_ready += other.not_ready;
+        self.blocked += other.blocked;
+        self.drains += other.drains;
+        self.kill_alls += other.kill_alls;
+        self.abandoned += other.abandoned;
         self.settled += other.settled;
     }
 }
@@ -106,6 +120,27 @@ struct World {
 
 /// Plays one history; `Err` says which invariant broke, with the end of the trace if one was wanted.
 pub fn history(seed: u64, trace: bool) -> Result<Summary, String> {
+    let (world, result) = played(seed, trace);
+    match (result, &world.trace) {
+        (Ok(()), _) => Ok(world.summary),
+        (Err(broken), None) => Err(broken),
+        (Err(broken), Some(trace)) => {
+            let from = trace.lines().count().saturating_sub(60);
+            let tail: Vec<&str> = trace.lines().skip(from).collect();
+            let shape =
+                |s: &Service| format!("{} {:?} x{} {:?} {:?} {:?}", s.name, s.kind, s.instances, s.essential, s.restart, s.depends_on);
+            let services: Vec<String> = world.spec.services.iter().map(shape).collect();
+            Err(format!("{broken}\n{}\n{}", services.join("\n"), tail.join("\n")))
+        }
+    }
+}
+
+/// Every event and action of a history, one a line.
+pub fn trace(seed: u64) -> String {
+    played(seed, true).0.trace.unwrap_or_default()
+}
+
+fn played(seed: u64, trace: bool) -> (World, Result<(), String>) {
     let mut chance = Chance::new(seed);
     let spec = stacks::random(&mut chance);
     let now = Timestamp::from_nanos(chance.below(1 << 40));
@@ -126,24 +161,14 @@ pub fn history(seed: u64, trace: bool) -> Result<Summary, String> {
         trace: trace.then(String::new),
     };
     let result = world.play();
-    if let (Err(_), Some(trace)) = (&result, &world.trace) {
-        let tail: Vec<&str> = trace.lines().rev().take(60).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        return Err(format!(
-            "{}\n{:#?}\n{}",
-            result.unwrap_err(),
-            world.spec.services.iter().map(|s| (&s.name, s.kind, &s.depends_on, s.essential, s.restart, s.instances)).collect::<Vec<_>>(),
-            tail.join("\n")
-        ));
-    }
-    result.map(|()| world.summary)
+    (world, result)
 }
 
 impl World {
     fn play(&mut self) -> Result<(), String> {
         self.step(Event::Tick)?;
         let events = 5 + self.chance.below(60);
-        let mut stop_asked: Option<Timestamp> = None;
+        let mut stop_asked = false;
         for _ in 0..events {
             if self.exited.is_some() {
                 break;
@@ -157,10 +182,13 @@ impl World {
                     } else {
                         ShutdownCause::Signal { signal: Signal::TERM, sender: None }
                     };
-                    stop_asked.get_or_insert(self.now);
+                    stop_asked = true;
                     self.step(Event::Shutdown(cause))?;
                 }
-                14 if stop_asked.is_some() => self.step(Event::KillAll)?,
+                14 if stop_asked || self.chance.percent(15) => {
+                    self.summary.kill_alls += 1;
+                    self.step(Event::KillAll)?;
+                }
                 15..=16 => self.stray_event()?,
                 17..=19 => {
                     // The supervisor was not scheduled for a while, or the machine slept.
@@ -290,7 +318,6 @@ impl World {
         let left_behind = process.others;
         if left_behind == 0 {
             self.processes.remove(&run);
-            self.oracle.gone(run);
         } else {
             self.summary.left_behind += 1;
             if self.chance.percent(30) {
@@ -303,7 +330,6 @@ impl World {
 
     fn tree_gone(&mut self, run: RunId) -> Result<(), String> {
         self.processes.remove(&run);
-        self.oracle.gone(run);
         self.step(Event::TreeGone { run })
     }
 
@@ -315,7 +341,6 @@ impl World {
             instances = all;
         }
         let verb = self.chance.pick(&[Verb::Start, Verb::Stop, Verb::Restart]);
-        self.oracle.commanded(verb, &instances);
         self.step(Event::Command(Command { verb, instances }))
     }
 
@@ -391,6 +416,11 @@ impl World {
             Action::Notice(notice) => match notice {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
                 Notice::NotLive { .. } => self.summary.live_failures += 1,
+                Notice::StartTimedOut { .. } => self.summary.start_timeouts += 1,
+                Notice::NotReady { .. } => self.summary.not_ready += 1,
+                Notice::Blocked { .. } => self.summary.blocked += 1,
+                Notice::ShuttingDown { drain, .. } => self.summary.drains += u64::from(!drain.is_zero()),
+                Notice::Over { abandoned, .. } => self.summary.abandoned += u64::from(*abandoned),
                 _ => {}
             },
             Action::Exit { code } => self.exited = Some(*code),
@@ -402,7 +432,6 @@ impl World {
         self.summary.runs += 1;
         if !self.well_behaved && self.chance.percent(8) {
             self.summary.failed_spawns += 1;
-            self.oracle.gone(run);
             let error = LaunchError { stage: Stage::Fork, errno: 11, detail: String::new() };
             self.plan(Duration::ZERO, Happening::Tell(Event::Exited { run, outcome: Outcome::SpawnFailed(error), left_behind: 0 }));
             return;
@@ -419,7 +448,12 @@ impl World {
         };
         self.processes.insert(run, process);
         self.plan(Duration::ZERO, Happening::Tell(Event::Spawned { run, pid }));
-        let exec = if chaos { self.chance.wait(Duration::from_millis(300)) } else { Duration::from_millis(1) };
+        let exec = match chaos {
+            // A program on a slow disk.
+            true if self.chance.percent(3) => self.chance.wait(Duration::from_secs(90)),
+            true => self.chance.wait(Duration::from_millis(300)),
+            false => Duration::from_millis(1),
+        };
         if chaos && self.chance.percent(5) {
             let error = LaunchError { stage: Stage::Exec, errno: 2, detail: "/nowhere".into() };
             self.plan(exec, Happening::Die(run, Outcome::SpawnFailed(error)));
@@ -430,7 +464,7 @@ impl World {
         if oneshot || (chaos && self.chance.percent(50)) {
             let life = self.chance.wait(Duration::from_secs(40)) + exec;
             let outcome = if chaos && self.chance.percent(50) {
-                self.chance.pick(&[(1, false), (3, false), (9, true), (37, true), (11, true)])
+                self.chance.pick(&[(1, false), (3, false), (0, false), (9, true), (37, true), (11, true)])
             } else {
                 (0, false)
             };
