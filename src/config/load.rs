@@ -153,7 +153,9 @@ pub fn check_toml(file: &Path, bytes: &[u8]) -> Result<Spec, Vec<Diagnostic>> {
 
 /// A path as it is shown: short where it lies below the current directory.
 fn shown(path: &Path) -> PathBuf {
-    let below = std::env::current_dir().ok().and_then(|cwd| path.strip_prefix(cwd).ok().map(Path::to_owned));
+    // Everything lies below `/`, and an absolute path is clearer there.
+    let directory = std::env::current_dir().ok().filter(|directory| directory.parent().is_some());
+    let below = directory.and_then(|directory| path.strip_prefix(directory).ok().map(Path::to_owned));
     below.filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| path.to_owned())
 }
 

@@ -524,13 +524,18 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// The service may re-open /dev/stdout only if the pipe behind it is its own.
+    /// The service may re-open /dev/stdout only if the pipe behind it is its own, or open to everybody.
     fn hand_over_pipes(&self, uid: Option<u32>) -> Result<(), Failure<'_>> {
         // SAFETY: geteuid has no arguments and cannot fail.
         let Some(uid) = uid.filter(|&uid| uid != unsafe { libc::geteuid() }) else { return Ok(()) };
         for fd in [self.stdout.map(|_| 1), self.stderr.map(|_| 2)].into_iter().flatten() {
             // SAFETY: fchown takes numbers only; u32::MAX leaves the group as it is.
-            check(unsafe { libc::fchown(fd, uid, u32::MAX) }, Stage::Stdio, b"giving the pipes to the user")?;
+            if unsafe { libc::fchown(fd, uid, u32::MAX) } == -1 {
+                // Without CAP_CHOWN. A pipe has no name: nobody else comes to it but through the /proc/PID/fd of the service's own
+                // processes, which only their user and root may enter.
+                // SAFETY: numbers only.
+                check(unsafe { libc::fchmod(fd, 0o622) }, Stage::Stdio, b"opening the pipes to the user")?;
+            }
         }
         Ok(())
     }

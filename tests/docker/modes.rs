@@ -67,7 +67,10 @@ fn the_stack_needs_few_capabilities() {
     assert!(matches!(container.get(8080, "/?plain=1"), Got::Answer(200, _)), "{}", container.log());
     container.stop();
     assert_eq!(container.ended(), 0);
-    assert!(!container.log().contains("ddress already in use"), "{}", container.log());
+    let log = container.log();
+    assert!(!log.contains("ddress already in use"), "{log}");
+    // Without CAP_CHOWN the pipes are not the services' own, and may be opened all the same.
+    assert!(log.contains("nginx.1 out | ") && log.contains("php-fpm.1 err | "), "{log}");
 }
 
 #[test]
