@@ -78,8 +78,10 @@ impl Forest {
     fn drain(&mut self) {
         while let Some(dead) = self.stage.reaper.peek().unwrap() {
             self.died.push(self.trees.died(dead.pid()));
-            self.stage.dead.push((dead.pid(), dead.outcome().clone()));
+            let pid = dead.pid();
+            self.stage.dead.push((pid, dead.outcome().clone()));
             dead.reap();
+            self.trees.reaped(pid);
         }
     }
 
@@ -260,10 +262,51 @@ fn an_unreadable_orphan_is_a_stranger() {
         let parent = forest.stranger("daemonise wipe-env write-pid orphan sleep");
         let orphan = forest.pid_in("orphan");
         forest.until_dead(parent);
+        // Who is older than a run is none of its. Start times are told in hundredths of a second.
+        let started = Instant::now();
+        until("the next tick", || (started.elapsed() > Duration::from_millis(20)).then_some(()));
         forest.start(run(0, 1), &actor("exit 0"));
         assert!(forest.left_behind(run(0, 1)).is_empty());
         forest.trees.kill_tree(run(0, 1));
         assert!(lives(orphan));
+    });
+}
+
+#[test]
+fn a_younger_unreadable_orphan_is_waited_for_a_moment_and_never_signalled() {
+    in_both_ways(|forest| {
+        forest.start(run(0, 1), &actor("wait-file go exit 0"));
+        let parent = forest.stranger("daemonise wipe-env write-pid orphan sleep");
+        let orphan = forest.pid_in("orphan");
+        forest.until_dead(parent);
+        std::fs::write(forest.scratch.join("go"), "").unwrap();
+        assert_eq!(forest.left_behind(run(0, 1)), [orphan]);
+        forest.trees.stop(run(0, 1), Signal::TERM, Scope::Main);
+        forest.trees.kill_tree(run(0, 1));
+        forest.until_gone(run(0, 1));
+        assert!(lives(orphan));
+    });
+}
+
+#[test]
+fn a_survivor_that_comes_to_be_known_later_gets_the_stop_signal_too() {
+    in_both_ways(|forest| {
+        forest.start(
+            run(0, 1),
+            &actor("child wait-file fork daemonise write-pid late sleep end child write-pid early sleep end wait-file go"),
+        );
+        let early = forest.pid_in("early");
+        std::fs::write(forest.scratch.join("go"), "").unwrap();
+        assert_eq!(forest.left_behind(run(0, 1)).len(), 2);
+        // Not the one that would end them, so that the first can fork after it.
+        forest.trees.stop(run(0, 1), Signal::parse("STOP").unwrap(), Scope::Main);
+        forest.trees.stop(run(0, 1), Signal::parse("WINCH").unwrap(), Scope::Main);
+        std::fs::write(forest.scratch.join("fork"), "").unwrap();
+        let late = forest.pid_in("late");
+        assert_eq!(forest.trees.pass_on(run(0, 1)), Sent { reached: 1, refused: Vec::new() }, "{late} is new, {early} is not");
+        assert_eq!(forest.trees.pass_on(run(0, 1)), Sent::default());
+        forest.trees.kill_tree(run(0, 1));
+        forest.until_gone(run(0, 1));
     });
 }
 
