@@ -64,9 +64,8 @@ fn the_second_ctrl_c_kills_at_once() {
         says("stopping everything within 10 min: SIGINT received");
         assert_eq!(container.try_end(), None);
         container.type_in(b"\x03");
+        // What is not read when a terminal's session leader ends, the kernel throws away; so its last line cannot be asked for.
         assert_eq!(container.end(), Ended::Code(130));
-        says("sending SIGKILL to all of web.1");
-        says("ended with code 130: killed at once, as a second Ctrl-C asks");
     }
 }
 
@@ -76,7 +75,6 @@ fn one_ctrl_c_is_an_ordinary_stop() {
     container.line_from(0, "up", |line| line.raw.contains("| \u{1b}[0mup") || line.raw.contains("|\u{1b}[0m up"));
     container.type_in(b"\x03");
     assert_eq!(container.code(), 0);
-    container.line_from(0, "the end", |line| line.raw.contains("ended with code 0: SIGINT received"));
 }
 
 #[test]

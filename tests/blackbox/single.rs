@@ -92,13 +92,19 @@ fn the_program_starts_with_clean_signals() {
 #[test]
 fn on_a_terminal_the_program_has_the_foreground_and_ctrl_c() {
     for place in [Place::Init, Place::Subreaper] {
-        let container = Setup::empty().place(place).terminal().arguments(&["--", "{actor}", "print-tty", "print-received", "QUIT"]).start();
+        let container = Setup::empty()
+            .place(place)
+            .terminal()
+            .arguments(&["--", "{actor}", "print-tty", "print-received", "QUIT", "wait-file", "{dir}/go"])
+            .start();
         container.line_from(0, "foreground", |line| line.raw.trim_end() == "tty true, foreground true");
         container.line_from(0, "listening", |line| line.raw.contains("listening for signals"));
         container.type_in(b"\x03");
         let (at, _) = container.line_from(0, "its Ctrl-C", |line| line.raw.contains("got SIGINT"));
         container.type_in(b"\x1c");
         container.line_from(at, "its Ctrl-\\", |line| line.raw.contains("got SIGQUIT"));
+        // What is not read when a terminal's session leader ends, the kernel throws away.
+        container.touch("go");
         assert_eq!(container.code(), 0);
         // Each key once: the terminal sends to the foreground group, and firstmate does not send it again.
         assert_eq!(container.lines().iter().filter(|line| line.raw.contains("got SIGINT")).count(), 1);
@@ -108,7 +114,8 @@ fn on_a_terminal_the_program_has_the_foreground_and_ctrl_c() {
 #[test]
 fn a_shell_on_a_terminal_reads_what_is_typed() {
     let container = Setup::empty().terminal().arguments(&["--", "sh"]).start();
-    container.type_in(b"echo $((6 * 7)); exit 5\n");
+    container.type_in(b"echo $((6 * 7))\n");
     container.line_from(0, "the answer", |line| line.raw.trim_end().ends_with("42"));
+    container.type_in(b"exit 5\n");
     assert_eq!(container.code(), 5);
 }
