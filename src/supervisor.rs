@@ -413,8 +413,10 @@ impl Supervisor {
                 Ok(Some(dead)) => {
                     // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
                     let outcome = dead.outcome().clone();
-                    self.child_died(dead.pid(), outcome);
+                    let pid = dead.pid();
+                    self.child_died(pid, outcome);
                     dead.reap();
+                    self.trees.reaped(pid);
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -493,9 +495,15 @@ impl Supervisor {
     }
 
     fn check_cleared(&mut self, run: RunId) {
-        if self.clearing.contains(&run) && self.trees.survivors(run).is_empty() {
+        if !self.clearing.contains(&run) {
+            return;
+        }
+        if self.trees.survivors(run).is_empty() {
             self.finish(run);
             self.events.push_back(Event::TreeGone { run });
+        } else {
+            let sent = self.trees.pass_on(run);
+            self.tell_refused(run, &sent);
         }
     }
 

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::output::Failure;
+use crate::config::{self, Inputs};
 use crate::server::{SocketPath, printable, sockets_of};
 
 /// Exit code for a supervisor that does not answer, or a name nobody has.
@@ -62,13 +63,15 @@ impl From<Unreachable> for Failure {
     }
 }
 
-/// Where to look: `--socket`, else $FIRSTMATE_SOCKET, else the default places of this uid and of the uid PID 1 has.
+/// Where to look: `--socket`, else $FIRSTMATE_SOCKET, else the place that the file names which would be run here, then the default
+/// places of this uid and of the uid PID 1 has.
 fn candidates(explicit: Option<&OsStr>, environment: Option<&OsStr>) -> Vec<SocketPath> {
     if let Some(named) = explicit.or(environment.filter(|value| !value.is_empty())) {
         return vec![SocketPath::parse(named)];
     }
     let xdg = std::env::var_os("XDG_RUNTIME_DIR");
-    let mut places = sockets_of(nix::unistd::geteuid().as_raw(), xdg.as_deref());
+    let mut places: Vec<SocketPath> = socket_of_the_file().into_iter().collect();
+    places.extend(sockets_of(nix::unistd::geteuid().as_raw(), xdg.as_deref()));
     // In a container firstmate is PID 1 and may run as another user than whoever asks (`docker exec -u`, a service's own check).
     for place in pid_1_uid().into_iter().flat_map(|uid| sockets_of(uid, None)) {
         if !places.contains(&place) {
@@ -76,6 +79,15 @@ fn candidates(explicit: Option<&OsStr>, environment: Option<&OsStr>) -> Vec<Sock
         }
     }
     places
+}
+
+/// What `docker exec` finds where the image's file names a socket: the same file, by the same search.
+fn socket_of_the_file() -> Option<SocketPath> {
+    let env = std::env::vars_os().collect();
+    let path = config::find(None, &env, &std::env::current_dir().ok()?).ok()?;
+    // A file that is wrong now was right when firstmate read it, but what it says now cannot be told.
+    let loaded = config::load(&path, &Inputs { env, port: None, env_files: Vec::new() }).ok()?;
+    loaded.settings.socket.map(|socket| SocketPath::parse(socket.as_os_str()))
 }
 
 fn pid_1_uid() -> Option<u32> {

@@ -15,6 +15,8 @@ pub mod status;
 #[cfg(test)]
 mod tests;
 pub mod time;
+#[cfg(test)]
+mod transitions;
 mod view;
 
 pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};

@@ -171,7 +171,7 @@ const ERRNOS: [(i32, &str, &str); 37] = [
     (87, "EUSERS", "too many users"),
     (107, "ENOTCONN", "transport endpoint is not connected"),
     (110, "ETIMEDOUT", "connection timed out"),
-    (116, "ESTALE", "stale NFS file handle"),
+    (116, "ESTALE", "stale file handle"),
     (122, "EDQUOT", "quota exceeded"),
 ];
 

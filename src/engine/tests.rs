@@ -918,6 +918,16 @@ fn kill_all_kills_at_once_whatever_the_order() {
     assert_eq!(rig.wait(1_000).last().map(String::as_str), Some("1000 exit 130"));
     assert!(matches!(rig.over(), Some((EndCause::Killed, 130, 1))));
 
+    // While it drains: the deadline of the stop stays, and a repeated wish does not move it.
+    let mut rig = Rig::with(vec![service("web")], 4_000, 3_000);
+    rig.up(0);
+    rig.term();
+    rig.wait(500);
+    assert_eq!(rig.tell(Event::KillAll), ["kill web.1#1"]);
+    rig.wait(900);
+    assert_eq!(rig.tell(Event::KillAll), NOTHING);
+    assert_eq!(rig.wait(100).last().map(String::as_str), Some("1500 exit 130"));
+
     // A stop that firstmate decided upon keeps its own reason and code.
     let mut rig = Rig::new(vec![Service { give_up_after: Some(1), ..service("web") }, service("other")]);
     rig.up(1);

@@ -30,7 +30,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -43,7 +43,10 @@ use crate::engine::{RunId, Signal};
 pub const MARKER: &str = "FIRSTMATE_RUN";
 
 /// More than the kernel lets the arguments and environment of a program be, with its default stack limit.
-const ENVIRONMENT_MAX: u64 = 4 << 20;
+const ENVIRONMENT_MAX: usize = 4 << 20;
+
+/// Most are smaller than this.
+const ENVIRONMENT_FIRST: usize = 16 << 10;
 
 /// A child whose environment cannot be read is taken for a possible member of any tree so long; for a stranger after that.
 const UNCLEAR_FOR: Duration = Duration::from_secs(1);
@@ -65,7 +68,7 @@ pub struct Trees {
     members: BTreeMap<u32, Member>,
     /// Children of ours that belong to nobody, with their start time.
     strangers: BTreeMap<u32, u64>,
-    /// Children of ours that were seen dead: they stay so until `died` is called for them.
+    /// Children of ours that were seen dead: they stay so until `reaped` is called for them.
     zombies: BTreeSet<u32>,
     /// Children of ours whose environment could not be read, with their start time and since when that is so.
     unclear: BTreeMap<u32, (u64, Instant)>,
@@ -85,6 +88,8 @@ struct Tree {
     since: Option<u64>,
     sessions: BTreeSet<u32>,
     marker: Vec<u8>,
+    /// What the survivors of a dead leader were last sent, and who they were: pid and start time.
+    sent: Option<(Signal, BTreeSet<(u32, u64)>)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -210,7 +215,7 @@ impl Trees {
         let marker = self.own_marker(instance, run);
         self.markers.insert(marker.clone(), run);
         self.leaders.insert(leader, run);
-        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker });
+        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, sent: None });
     }
 
     /// A probe was spawned. Until it has died, neither it nor what it started is counted; what it leaves behind is, by its marker.
@@ -239,6 +244,12 @@ impl Trees {
         };
         self.disown(pid);
         died
+    }
+
+    /// To be called for every child once it is reaped: from now on its number may be anybody's. Whoever looked at a tree between
+    /// `died` and this has seen it dead among our children.
+    pub fn reaped(&mut self, pid: u32) {
+        self.disown(pid);
     }
 
     fn disown(&mut self, pid: u32) {
@@ -285,7 +296,29 @@ impl Trees {
 
     /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
     pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
+        if let Some(tree) = self.runs.get_mut(&run).filter(|tree| !tree.leader_lives) {
+            tree.sent = Some((signal, BTreeSet::new()));
+            return self.pass_on(run);
+        }
         self.send(run, &[signal, Signal::CONT], scope)
+    }
+
+    /// Sends what the survivors of a dead leader were last asked with to those that were not there, or not known, then.
+    pub fn pass_on(&mut self, run: RunId) -> Sent {
+        let mut sent = Sent::default();
+        if self.runs.get(&run).is_none_or(|tree| tree.sent.is_none()) {
+            return sent;
+        }
+        let members = self.look(run);
+        let Some(Some((signal, told))) = self.runs.get_mut(&run).map(|tree| tree.sent.as_mut()) else { return sent };
+        for process in members {
+            if told.insert((process.pid, process.started)) {
+                sent.add(process.pid, signal_exactly(process.pid, process.started, *signal));
+                // Gone, or refused as the first one was: there is nothing more to say.
+                let _ = signal_exactly(process.pid, process.started, Signal::CONT);
+            }
+        }
+        sent
     }
 
     /// SIGKILL to every process of the run's tree, until no new one is seen.
@@ -501,9 +534,8 @@ impl Trees {
     }
 
     fn read_marker(&self, pid: u32) -> Mark {
-        let mut environment = Vec::new();
-        let read = open_environment(pid).and_then(|file| file.take(ENVIRONMENT_MAX).read_to_end(&mut environment));
-        if read.is_err() || environment.iter().all(|&byte| byte == 0) {
+        let Ok(environment) = open_environment(pid).and_then(|file| read_at_once(&file)) else { return Mark::Unreadable };
+        if environment.iter().all(|&byte| byte == 0) {
             return Mark::Unreadable;
         }
         environment
@@ -660,6 +692,20 @@ fn open_environment(pid: u32) -> io::Result<File> {
         libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(dumpable), 0, 0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_long::from(death_signal), 0, 0, 0);
         result
+    }
+}
+
+/// The whole content by one read, during which a process keeps its memory. Several would show the beginning only of one that exits
+/// between them, and it would look as if it had no marker.
+fn read_at_once(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; ENVIRONMENT_FIRST];
+    loop {
+        let length = file.read_at(&mut bytes, 0)?;
+        if length < bytes.len() || length >= ENVIRONMENT_MAX {
+            bytes.truncate(length);
+            return Ok(bytes);
+        }
+        bytes.resize(length.saturating_mul(4), 0);
     }
 }
 

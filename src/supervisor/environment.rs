@@ -32,16 +32,11 @@ impl Environments {
     pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
         let launch = &service.launch;
         self.present.reset(launch.inherit_env.then_some(&self.inherited));
-        // By this a program, or its log, tells its instances apart: foreman's name for it. The file may say otherwise.
-        self.present.set(OsStr::new("PS"), OsStr::new(name))?;
         for (name, value) in &launch.env_defaults {
             // The container's environment wins over `.env`.
             if !launch.inherit_env || self.inherited.get(name).is_none() {
                 self.present.set(name, value)?;
             }
-        }
-        for (name, value) in &launch.env {
-            self.present.set(name, value)?;
         }
         if let Some(port) = launch.port {
             let port = port.saturating_add(run.instance.number.saturating_sub(1));
@@ -49,6 +44,10 @@ impl Environments {
         }
         // By this a program, or its log, tells its instances apart: foreman's name for it.
         self.present.set(OsStr::new("PS"), OsStr::new(name))?;
+        // What the file says itself wins over everything but the marker.
+        for (name, value) in &launch.env {
+            self.present.set(name, value)?;
+        }
         trees.write_marker(&mut self.marker, name, run);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }

@@ -88,7 +88,9 @@ fn a_run_that_never_gets_ready_is_ended_and_counted() {
     let (_, started) = container.told_from(0, "web.1 started");
     let (at, late) = container.told_from(0, "web.1 not ready within 400 ms (`start_timeout`), ending it: ");
     assert!(late.text.contains("no database"), "{}", late.text);
-    assert!(late.at_ms - started.at_ms >= 399);
+    // On a busy machine the start is told a little after it happened.
+    let waited = late.at_ms - started.at_ms;
+    assert!(waited >= 350, "{waited} ms");
     container.told_from(at, "stopping web.1 with SIGTERM (start timeout)");
     let (_, restarts) = container.told_from(at, "web.1 restarts in ");
     let delay: u32 = restarts.text["web.1 restarts in ".len()..].split(" ms").next().unwrap().parse().unwrap();
