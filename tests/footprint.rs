@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,25 +50,32 @@ impl Firstmate {
         std::fs::create_dir(&directory).unwrap();
         let copy = directory.join("firstmate");
         std::fs::copy(binary(), &copy).unwrap();
-        let mut text = "[firstmate]\nhttp = \"127.0.0.1:0\"\nsocket = \"firstmate.sock\"\n".to_owned();
+        let mut text = "[firstmate]\nsocket = \"firstmate.sock\"\n".to_owned();
         for number in 0..services {
             text += &format!("[services.service-{number}]\ncommand = \"sleep infinity\"\n");
         }
         std::fs::write(directory.join("firstmate.toml"), text).unwrap();
-        let log = directory.join("log");
-        let file = std::fs::File::create(&log).unwrap();
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--mount-proc", "--kill-child", "--"])
             .arg(&copy)
-            .args(["start", "-f", "firstmate.toml"])
+            .args(["start", "-f", "firstmate.toml", "--http", "127.0.0.1:0"])
             .current_dir(&directory)
             .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
             .spawn()
             .expect("cannot execute unshare; run `tests/setup packages`");
         let outer = unshare.id();
-        let read = || std::fs::read_to_string(&log).unwrap();
+        // A pipe, as under Docker: for a regular file, which may block, firstmate has a second thread.
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut output, heard) = (unshare.stdout.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        });
+        let read = || log.lock().unwrap().clone();
         let pid = until("firstmate runs", || {
             assert_eq!(unshare.try_wait().unwrap(), None, "{}", read());
             let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).map_err(|error| error.to_string())?;
@@ -132,6 +140,8 @@ impl Firstmate {
         // Not a wait for something to happen: the measurement is that nothing does.
         std::thread::sleep(WINDOW);
         assert_eq!(self.activity(), before, "it woke up while there was nothing to do");
+        assert!(self.get("/livez").starts_with("HTTP/1.1 200 "));
+        assert_ne!(self.activity(), before, "one question would have been seen");
     }
 }
 

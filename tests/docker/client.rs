@@ -15,29 +15,35 @@ pub enum Got {
 }
 
 /// A connection for one request after the other.
-pub struct Connection(TcpStream);
+pub struct Connection {
+    stream: TcpStream,
+    /// The server did not say that it would close it: nginx does after 1000 requests, for one.
+    pub open: bool,
+}
 
 impl Connection {
     pub fn open(address: SocketAddr) -> std::io::Result<Self> {
         // An address that is gone answers nothing at all.
         let stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Self(stream))
+        Ok(Self { stream, open: true })
     }
 
     /// Sends a request and reads its answer, and not a byte more.
     pub fn get(&mut self, target: &str, keep: bool) -> Got {
         let close = if keep { "" } else { "Connection: close\r\n" };
         let text = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{close}\r\n");
-        let mut end = self.0.write_all(text.as_bytes()).err();
+        let mut end = self.stream.write_all(text.as_bytes()).err();
         let mut bytes = Vec::new();
         let mut buffer = [0; 4096];
         // What came before a failure may be a whole answer all the same.
         loop {
-            if let Some((status, body)) = whole(&String::from_utf8_lossy(&bytes)) {
+            let text = String::from_utf8_lossy(&bytes);
+            if let Some((status, body)) = whole(&text) {
+                self.open = !text.to_ascii_lowercase().contains("\r\nconnection: close\r\n");
                 return Got::Answer(status, body);
             }
-            match self.0.read(&mut buffer) {
+            match self.stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(length) => bytes.extend_from_slice(&buffer[..length]),
                 Err(error) => {

@@ -3,10 +3,15 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::client::{Connection, Got};
 use super::container::{Container, STACK, until};
+
+/// Milliseconds of a day.
+const MIDNIGHT: i64 = 86_400_000;
+/// nginx takes a connection from its queue, and reads the request, in less.
+const ACCEPTED_MS: i64 = 100;
 
 /// Where in the log the first line with `part` is.
 fn place(log: &str, part: &str) -> usize {
@@ -27,7 +32,7 @@ fn time(log: &str, part: &str) -> i64 {
 /// How long the stop took by firstmate's own log.
 fn stop_took(log: &str) -> Duration {
     let took = (time(log, "| ended with code 0: SIGTERM received") - time(log, "| stopping everything within 8 s: SIGTERM received"))
-        .rem_euclid(86_400_000);
+        .rem_euclid(MIDNIGHT);
     Duration::from_millis(took.unsigned_abs())
 }
 
@@ -68,6 +73,13 @@ struct Asked {
     got: Got,
     /// On a connection that had carried a request before.
     reused: bool,
+    /// When it was asked, in milliseconds since midnight (UTC), as the log has it.
+    at: i64,
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap() % MIDNIGHT
 }
 
 /// Asks until the container is gone. With `keep`, on one connection as long as it lasts.
@@ -80,19 +92,20 @@ fn ask_on(client: usize, address: SocketAddr, keep: bool, slow: u64, over: &Atom
         }
         let target = if slow > 0 { format!("/slow?ms={slow}&id={client}.{number}.") } else { format!("/?plain=1&id={client}.{number}.") };
         let reused = connection.is_some();
+        let at = now();
         let mut open = match connection.take().map_or_else(|| Connection::open(address), Ok) {
             Ok(open) => open,
             // Nobody listens any more, or has not yet taken the place of who did.
             Err(error) => {
-                all.push(Asked { target, got: Got::Nothing(format!("cannot connect: {error}")), reused });
+                all.push(Asked { target, got: Got::Nothing(format!("cannot connect: {error}")), reused, at });
                 break;
             }
         };
         let got = open.get(&target, keep);
-        if keep && matches!(got, Got::Answer(..)) {
+        if keep && open.open && matches!(got, Got::Answer(..)) {
             connection = Some(open);
         }
-        all.push(Asked { target, got, reused });
+        all.push(Asked { target, got, reused, at });
     }
     all
 }
@@ -127,6 +140,7 @@ fn a_stop_under_load_cuts_no_request_that_was_accepted() {
     check_order(&log);
     assert!(took < Duration::from_secs(8), "docker stop took {took:?}");
     let (mut answered, mut refused, mut raced, mut queued) = (0, 0, 0, 0);
+    let begin = time(&log, "| stopping everything");
     // nginx's own account, by what was asked.
     let of_nginx = |line: &'_ str| line.split_once("\"GET ").and_then(|(_, rest)| Some(rest.split_once(" HTTP/1.1\"")?.0.to_owned()));
     let accounts: HashMap<String, &str> = log.lines().filter_map(|line| Some((of_nginx(line)?, line))).collect();
@@ -141,6 +155,8 @@ fn a_stop_under_load_cuts_no_request_that_was_accepted() {
             // or of the queue of connections that nginx never accepted. Then nginx knows nothing of it.
             Got::Nothing(why) => {
                 assert_eq!(account, None, "{} was accepted, and got nothing: {why}\n{log}", one.target);
+                let before = (begin - one.at + MIDNIGHT / 2).rem_euclid(MIDNIGHT) - MIDNIGHT / 2;
+                assert!(before < ACCEPTED_MS, "{} was asked {before} ms before the stop, and got nothing: {why}\n{log}", one.target);
                 match (why.starts_with("cannot connect"), one.reused) {
                     (true, _) => refused += 1,
                     (false, true) => raced += 1,
@@ -159,7 +175,6 @@ fn a_stop_under_load_cuts_no_request_that_was_accepted() {
     // Every client met the end, so every kind of request was under way when it came.
     assert_eq!(refused, 9, "{log}");
     // Slow requests that had begun before the stop were finished during it.
-    let begin = time(&log, "| stopping everything");
     let finished = log
         .lines()
         .filter(|line| line.contains("nginx.1 out") && line.contains("/slow?"))
