@@ -50,7 +50,7 @@ impl Clone for CStrings {
         Self { text: self.text.clone(), starts: self.starts.clone() }
     }
 
-    /// Keeps the memory there is; see [`Scratch`] for why that matters.
+    /// Keeps the memory there is; since after a fork every first write to a page copies it.
     fn clone_from(&mut self, source: &Self) {
         self.text.clone_from(&source.text);
         self.starts.clone_from(&source.starts);
@@ -138,7 +138,7 @@ impl Environment {
     }
 
     /// Makes it equal to `base`, which is the same at every call; `None` is empty. Its memory is used again, and what is still as at the
-    /// last reset is not written to: see [`Scratch`] for why that matters.
+    /// last reset is not written to: since after a fork every first write to a page copies it.
     pub fn reset(&mut self, base: Option<&Self>) {
         match base {
             Some(base) if self.kept == base.strings.starts.len() => self.strings.truncate(self.kept),
