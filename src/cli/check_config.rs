@@ -14,6 +14,7 @@ pub(super) struct CheckConfigArgs {
 
 pub(super) fn run(args: &CheckConfigArgs) -> Result<u8, Failure> {
     let loaded = load::load(&args.file)?;
+    loaded.warnings.iter().for_each(load::show);
     let services = loaded.spec.services.len();
     let instances: usize = loaded.spec.services.iter().map(|service| usize::from(service.instances)).sum();
     let count = |number: usize, word: &str| if number == 1 { format!("1 {word}") } else { format!("{number} {word}s") };

@@ -23,18 +23,12 @@ pub(super) struct FileArgs {
     env_files: Vec<PathBuf>,
 }
 
-/// The file, with its warnings shown.
+/// The file. Its warnings are the caller's to show: they belong in a running stack's log.
 ///
 /// # Errors
 ///
-/// Exit code 2 when there is none or it is wrong; every diagnostic is on stderr by then.
+/// Exit code 2 when there is none or it is wrong; every diagnostic, warnings too, is on stderr by then.
 pub(super) fn load(args: &FileArgs) -> Result<Loaded, Failure> {
-    let color = is_colored(&std::io::stderr());
-    let show = |diagnostic: &Diagnostic| {
-        let text = diagnostic.render(color);
-        err(text.trim_end_matches('\n'));
-        err("\n");
-    };
     let env = std::env::vars_os().collect();
     let directory = std::env::current_dir().map_err(|error| {
         Failure::new(BAD_FILE, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
@@ -47,13 +41,17 @@ pub(super) fn load(args: &FileArgs) -> Result<Loaded, Failure> {
         }
     };
     match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone() }) {
-        Ok(loaded) => {
-            loaded.warnings.iter().for_each(show);
-            Ok(loaded)
-        }
+        Ok(loaded) => Ok(loaded),
         Err(diagnostics) => {
             diagnostics.iter().for_each(show);
             Err(Failure::shown(BAD_FILE))
         }
     }
+}
+
+/// On stderr, in full.
+pub(super) fn show(diagnostic: &Diagnostic) {
+    let text = diagnostic.render(is_colored(&std::io::stderr()));
+    err(text.trim_end_matches('\n'));
+    err("\n");
 }
