@@ -684,7 +684,8 @@ impl Walk<'_> {
             let read = match name {
                 "initial" => {
                     initial_span = value.span();
-                    self.duration(value).map(|duration| out.initial = duration)
+                    // A program that cannot be started would otherwise be tried as fast as the machine can.
+                    self.duration_at_least(value, "initial", SHORTEST).map(|duration| out.initial = duration)
                 }
                 "max" => self.duration(value).map(|duration| out.max = duration),
                 "reset_after" => self.duration_at_least(value, "reset_after", SHORTEST).map(|duration| out.reset_after = duration),

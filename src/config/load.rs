@@ -30,6 +30,8 @@ const MOST_INCLUDES: usize = 1_000;
 const SYSTEM_FILE: &str = "/etc/firstmate/firstmate.toml";
 /// Names the command line gives a meaning of its own.
 const RESERVED: [&str; 1] = ["all"];
+/// How long a run may take to become ready unless its file says otherwise; the product's contract.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a file came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -532,6 +534,19 @@ impl Join<'_> {
             let message = format!("`{}` cannot be the name of a service: commands use it for every service", draft.name);
             wrong(draft.name_span.clone(), message, "rename it");
         }
+        if let (Kind::Service, Some(ready)) = (kind, &draft.ready) {
+            let within = draft.start_timeout.as_ref().map_or(START_TIMEOUT, |timeout| *timeout.get_ref());
+            let delay = ready.get_ref().initial_delay;
+            if delay >= within {
+                let message = format!(
+                    "`{}` can never be ready: its probe is first asked after {}, and its start_timeout is {}",
+                    draft.name,
+                    show_duration(delay),
+                    show_duration(within)
+                );
+                wrong(ready.span(), message, "raise start_timeout, or lower initial_delay");
+            }
+        }
         if kind == Kind::Oneshot {
             for (key, span) in [("ready", draft.ready.as_ref().map(Spanned::span)), ("live", draft.live.as_ref().map(Spanned::span))] {
                 if let Some(span) = span {
@@ -597,7 +612,7 @@ impl Join<'_> {
             success_exit_codes: draft.success_exit_codes.unwrap_or_else(|| vec![0]),
             backoff: draft.backoff,
             give_up_after: draft.give_up_after.unwrap_or(Some(10)),
-            start_timeout: draft.start_timeout.map_or(Duration::from_secs(60), Spanned::into_inner),
+            start_timeout: draft.start_timeout.map_or(START_TIMEOUT, Spanned::into_inner),
             stop: Stop {
                 signals: draft.stop_signals.unwrap_or_else(|| vec![Signal::TERM]),
                 timeout: draft.stop_timeout.unwrap_or(Duration::from_secs(10)),
