@@ -152,9 +152,10 @@ impl Rig {
         }
         let mut words = Vec::new();
         for action in out {
-            match action {
-                Action::Notice(notice) => self.notices.push(notice),
-                action => words.push(self::words(&self.engine, &action)),
+            if let Action::Notice(notice) = action {
+                self.notices.push(notice);
+            } else {
+                words.push(self::words(&self.engine, &action));
             }
         }
         words
@@ -247,16 +248,24 @@ impl Rig {
 
     /// The delay of the last restart, in milliseconds.
     fn delay_ms(&self) -> Option<u64> {
-        self.notices.iter().rev().find_map(|notice| match notice {
-            Notice::Restarting { delay, .. } => Some(u64::try_from(delay.as_millis()).unwrap()),
-            _ => None,
+        self.notices.iter().rev().find_map(|notice| {
+            let Notice::Restarting { delay, .. } = notice else { return None };
+            Some(u64::try_from(delay.as_millis()).unwrap())
         })
     }
 
     fn over(&self) -> Option<(EndCause, i32, u32)> {
-        self.notices.iter().find_map(|notice| match notice {
-            Notice::Over { why, code, abandoned } => Some((why.clone(), *code, *abandoned)),
-            _ => None,
+        self.notices.iter().find_map(|notice| {
+            let Notice::Over { why, code, abandoned } = notice else { return None };
+            Some((why.clone(), *code, *abandoned))
+        })
+    }
+
+    /// Whether the end that was told was clean, and whether it was asked for.
+    fn ended(&self) -> Option<(bool, bool)> {
+        self.notices.iter().find_map(|notice| {
+            let Notice::Ended { clean, asked, .. } = notice else { return None };
+            Some((*clean, *asked))
         })
     }
 }
@@ -534,22 +543,14 @@ fn an_end_that_was_asked_for_is_clean_by_exit_0_or_by_the_signal_itself() {
         rig.settle(0);
         rig.command(Verb::Stop, 0);
         rig.exit(0, outcome.clone());
-        let ended = rig.notices.iter().find_map(|notice| match notice {
-            Notice::Ended { clean, asked, .. } => Some((*clean, *asked)),
-            _ => None,
-        });
-        assert_eq!(ended, Some((clean, asked)), "{outcome}");
+        assert_eq!(rig.ended(), Some((clean, asked)), "{outcome}");
     }
     // Nobody asked: only success_exit_codes count.
     for (outcome, clean) in [(Outcome::Exited(0), true), (Outcome::Exited(143), false), (Outcome::Signaled(Signal::TERM), false)] {
         let mut rig = Rig::new(vec![service("web")]);
         rig.settle(0);
         rig.exit(0, outcome.clone());
-        let ended = rig.notices.iter().find_map(|notice| match notice {
-            Notice::Ended { clean, asked, .. } => Some((*clean, *asked)),
-            _ => None,
-        });
-        assert_eq!(ended, Some((clean, false)), "{outcome}");
+        assert_eq!(rig.ended(), Some((clean, false)), "{outcome}");
     }
 }
 
@@ -682,7 +683,8 @@ fn a_dependency_that_failed_blocks() {
 
 #[test]
 fn when_nothing_is_left_firstmate_leaves() {
-    let table: [(&[(Service, Outcome)], Option<i32>); 5] = [
+    type Ends<'a> = &'a [(Service, Outcome)];
+    let table: [(Ends<'_>, Option<i32>); 5] = [
         (&[(oneshot("a"), Outcome::Exited(0)), (oneshot("b"), Outcome::Exited(0))], Some(0)),
         (&[(Service { restart: Restart::Never, ..optional("a") }, Outcome::Exited(4))], Some(4)),
         (&[(Service { give_up_after: Some(1), ..optional("a") }, Outcome::Signaled(Signal::KILL))], Some(137)),

@@ -804,7 +804,7 @@ impl Oracle {
             return Err(format!("a deadline of {deadline:?} is not later than {now:?}"));
         }
         // Dear, so not always.
-        if self.steps % 16 == 0 { self.check_status(now, engine) } else { Ok(()) }
+        if self.steps.is_multiple_of(16) { self.check_status(now, engine) } else { Ok(()) }
     }
 
     /// Whatever is due to a run must have been done.
