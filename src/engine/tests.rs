@@ -152,9 +152,10 @@ impl Rig {
         }
         let mut words = Vec::new();
         for action in out {
-            match action {
-                Action::Notice(notice) => self.notices.push(notice),
-                action => words.push(self::words(&self.engine, &action)),
+            if let Action::Notice(notice) = action {
+                self.notices.push(notice);
+            } else {
+                words.push(self::words(&self.engine, &action));
             }
         }
         words
@@ -247,16 +248,24 @@ impl Rig {
 
     /// The delay of the last restart, in milliseconds.
     fn delay_ms(&self) -> Option<u64> {
-        self.notices.iter().rev().find_map(|notice| match notice {
-            Notice::Restarting { delay, .. } => Some(u64::try_from(delay.as_millis()).unwrap()),
-            _ => None,
+        self.notices.iter().rev().find_map(|notice| {
+            let Notice::Restarting { delay, .. } = notice else { return None };
+            Some(u64::try_from(delay.as_millis()).unwrap())
         })
     }
 
     fn over(&self) -> Option<(EndCause, i32, u32)> {
-        self.notices.iter().find_map(|notice| match notice {
-            Notice::Over { why, code, abandoned } => Some((why.clone(), *code, *abandoned)),
-            _ => None,
+        self.notices.iter().find_map(|notice| {
+            let Notice::Over { why, code, abandoned } = notice else { return None };
+            Some((why.clone(), *code, *abandoned))
+        })
+    }
+
+    /// Whether the end that was told was clean, and whether it was asked for.
+    fn ended(&self) -> Option<(bool, bool)> {
+        self.notices.iter().find_map(|notice| {
+            let Notice::Ended { clean, asked, .. } = notice else { return None };
+            Some((*clean, *asked))
         })
     }
 }
@@ -534,22 +543,14 @@ fn an_end_that_was_asked_for_is_clean_by_exit_0_or_by_the_signal_itself() {
         rig.settle(0);
         rig.command(Verb::Stop, 0);
         rig.exit(0, outcome.clone());
-        let ended = rig.notices.iter().find_map(|notice| match notice {
-            Notice::Ended { clean, asked, .. } => Some((*clean, *asked)),
-            _ => None,
-        });
-        assert_eq!(ended, Some((clean, asked)), "{outcome}");
+        assert_eq!(rig.ended(), Some((clean, asked)), "{outcome}");
     }
     // Nobody asked: only success_exit_codes count.
     for (outcome, clean) in [(Outcome::Exited(0), true), (Outcome::Exited(143), false), (Outcome::Signaled(Signal::TERM), false)] {
         let mut rig = Rig::new(vec![service("web")]);
         rig.settle(0);
         rig.exit(0, outcome.clone());
-        let ended = rig.notices.iter().find_map(|notice| match notice {
-            Notice::Ended { clean, asked, .. } => Some((*clean, *asked)),
-            _ => None,
-        });
-        assert_eq!(ended, Some((clean, false)), "{outcome}");
+        assert_eq!(rig.ended(), Some((clean, false)), "{outcome}");
     }
 }
 
@@ -682,7 +683,8 @@ fn a_dependency_that_failed_blocks() {
 
 #[test]
 fn when_nothing_is_left_firstmate_leaves() {
-    let table: [(&[(Service, Outcome)], Option<i32>); 5] = [
+    type Ends<'a> = &'a [(Service, Outcome)];
+    let table: [(Ends<'_>, Option<i32>); 5] = [
         (&[(oneshot("a"), Outcome::Exited(0)), (oneshot("b"), Outcome::Exited(0))], Some(0)),
         (&[(Service { restart: Restart::Never, ..optional("a") }, Outcome::Exited(4))], Some(4)),
         (&[(Service { give_up_after: Some(1), ..optional("a") }, Outcome::Signaled(Signal::KILL))], Some(137)),
@@ -918,15 +920,15 @@ fn kill_all_kills_at_once_whatever_the_order() {
     assert_eq!(rig.wait(1_000).last().map(String::as_str), Some("1000 exit 130"));
     assert!(matches!(rig.over(), Some((EndCause::Killed, 130, 1))));
 
-    // While it drains: the deadline of the stop stays, and a repeated wish does not move it.
-    let mut rig = Rig::with(vec![service("web")], 4_000, 3_000);
+    // While it drains: less time is left than an immediate end would take by itself, and that does not become more.
+    let mut rig = Rig::with(vec![service("web")], 4_000, 3_500);
     rig.up(0);
     rig.term();
-    rig.wait(500);
+    assert_eq!(rig.wait(3_400), NOTHING);
     assert_eq!(rig.tell(Event::KillAll), ["kill web.1#1"]);
-    rig.wait(900);
+    rig.wait(300);
     assert_eq!(rig.tell(Event::KillAll), NOTHING);
-    assert_eq!(rig.wait(100).last().map(String::as_str), Some("1500 exit 130"));
+    assert_eq!(rig.wait(300).last().map(String::as_str), Some("4000 exit 130"));
 
     // A stop that firstmate decided upon keeps its own reason and code.
     let mut rig = Rig::new(vec![Service { give_up_after: Some(1), ..service("web") }, service("other")]);

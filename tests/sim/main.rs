@@ -21,8 +21,11 @@ mod world;
 
 use std::time::Instant;
 
-/// Seeds that failed once: 31608, a second Ctrl-C while draining moved the deadline of the stop.
-const ONCE_FAILED: &[u64] = &[31_608];
+/// Seeds that failed once: 49887, a second Ctrl-C while draining moved the deadline of the stop.
+///
+/// A seed is a history only as long as the world draws the same chances: after a change of the world, plant the old fault again
+/// (`tests/sim/mutations` has it) and keep the seed that finds it now.
+const ONCE_FAILED: &[u64] = &[49_887];
 
 #[test]
 fn seeds_that_failed_once() {

@@ -59,6 +59,8 @@ struct Run {
     signals: usize,
     kill_by: Option<Timestamp>,
     killed: bool,
+    /// What its main process left behind must be told, too.
+    pass_on: bool,
     /// Of the main process, once that is gone.
     end: Option<(Outcome, Duration)>,
 }
@@ -246,6 +248,7 @@ impl Oracle {
                 let Some(known) = self.known.iter_mut().find(|known| known.id == run.instance) else { return };
                 let Some(run) = known.run.as_mut().filter(|present| present.id == *run && present.end.is_none()) else { return };
                 run.end = Some((outcome.clone(), now.since(run.spawned_at)));
+                run.pass_on = *left_behind > 0;
                 if run.ready_probe.open.is_some() || run.live_probe.open.is_some() {
                     self.to_cancel.insert(run.id);
                 }
@@ -533,6 +536,7 @@ impl Oracle {
             signals: 0,
             kill_by: None,
             killed: false,
+            pass_on: false,
             end: None,
         });
         self.spawned += 1;
@@ -545,8 +549,9 @@ impl Oracle {
         let forced = self.kill_all || self.kill_all_at.is_some_and(|at| at <= now);
         let stops = self.stopping && (self.kill_all || self.drain_until <= now);
         let needed = self.is_needed(id.instance.service);
-        let serving = !self.stopping;
+        let (serving, jumped) = (!self.stopping, self.jumped);
         let Some(run) = self.present(id) else { return Err(format!("a signal to a dead run: {id:?}")) };
+        run.pass_on = false;
         if !run.asked {
             run.asked = true;
             if run.cause.is_none() && run.end.is_none() {
@@ -567,6 +572,10 @@ impl Oracle {
         if kill {
             if serving && !run.killed && run.kill_by.is_some_and(|by| now < by) {
                 return Err(format!("{id:?} is killed before its grace period is over"));
+            }
+            let all = run.signals == service.stop.signals.len() || service.stop.timeout.is_zero();
+            if serving && !jumped && !run.killed && !all {
+                return Err(format!("{id:?} is killed before it got every one of its stop signals"));
             }
             run.killed = true;
         }
@@ -795,7 +804,7 @@ impl Oracle {
             return Err(format!("a deadline of {deadline:?} is not later than {now:?}"));
         }
         // Dear, so not always.
-        if self.steps % 16 == 0 { self.check_status(now, engine) } else { Ok(()) }
+        if self.steps.is_multiple_of(16) { self.check_status(now, engine) } else { Ok(()) }
     }
 
     /// Whatever is due to a run must have been done.
@@ -803,6 +812,9 @@ impl Oracle {
         let service = self.service(run.id.instance);
         if !run.killed && run.kill_by.is_some_and(|by| by <= now) {
             return Err(format!("{:?} outlived its grace period without SIGKILL", run.id));
+        }
+        if run.pass_on {
+            return Err(format!("what {:?} left behind was told nothing", run.id));
         }
         if run.cause.is_some() || run.end.is_some() {
             return if run.asked { Ok(()) } else { Err(format!("nothing was done to end {run:?}")) };

@@ -61,8 +61,8 @@ pub fn random(chance: &mut Chance) -> Spec {
     }
     Spec {
         services,
-        stop_timeout: Duration::from_millis(chance.pick(&[500, 4_000, 8_000, 25_000])),
-        drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000])),
+        stop_timeout: Duration::from_millis(chance.pick(&[500, 1_000, 4_000, 8_000, 25_000])),
+        drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000, 60_000])),
     }
 }
 

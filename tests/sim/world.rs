@@ -64,8 +64,9 @@ struct Process {
     /// Other processes of the tree.
     others: u32,
     ignores_stop: bool,
-    /// Not even SIGKILL ends it for this long: uninterruptible sleep.
-    stuck_until: Timestamp,
+    /// So long after the first SIGKILL it is still there: uninterruptible sleep.
+    stuck: Duration,
+    stuck_until: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,12 +185,17 @@ impl World {
                     };
                     stop_asked = true;
                     self.step(Event::Shutdown(cause))?;
+                    // A second Ctrl-C soon after the first.
+                    if self.chance.percent(20) && self.advance()? && self.exited.is_none() {
+                        self.summary.kill_alls += 1;
+                        self.step(Event::KillAll)?;
+                    }
                 }
-                14 if stop_asked || self.chance.percent(15) => {
+                14..=15 if stop_asked || self.chance.percent(8) => {
                     self.summary.kill_alls += 1;
                     self.step(Event::KillAll)?;
                 }
-                15..=16 => self.stray_event()?,
+                16 => self.stray_event()?,
                 17..=19 => {
                     // The supervisor was not scheduled for a while, or the machine slept.
                     self.now = self.now.after(self.chance.clone().wait(Duration::from_secs(3_600)));
@@ -207,7 +213,8 @@ impl World {
         // From any state, in a well-behaved world, everything comes to rest.
         self.well_behaved = true;
         for process in self.processes.values_mut() {
-            process.stuck_until = self.now;
+            process.stuck = Duration::ZERO;
+            process.stuck_until = None;
         }
         if self.exited.is_none() && self.chance.percent(40) {
             self.summary.shutdowns += 1;
@@ -233,7 +240,7 @@ impl World {
             self.summary.settled += 1;
             // And a stop then still ends everything.
             self.step(Event::Shutdown(ShutdownCause::Command))?;
-            let mut left = 3_000;
+            let mut left = 100_000;
             while self.exited.is_none() && left > 0 {
                 left -= 1;
                 if !self.advance()? {
@@ -292,7 +299,7 @@ impl World {
             }
             Happening::Perish(run) => {
                 let Some(process) = self.processes.get_mut(&run) else { return Ok(()) };
-                if process.stuck_until > self.now {
+                if process.stuck_until.is_some_and(|until| until > self.now) {
                     return Ok(());
                 }
                 process.others = 0;
@@ -354,7 +361,12 @@ impl World {
             0 => Event::Spawned { run, pid: 1 },
             1 => Event::Executed { run },
             2 => Event::Exited { run, outcome: Outcome::Exited(0), left_behind: 0 },
-            3 => Event::TreeGone { run },
+            3 => {
+                // Nonsense of the present run: its tree is gone, but its main process lives.
+                let present = RunId { instance, run: current };
+                let lives = self.processes.get(&present).is_some_and(|process| process.main_alive);
+                Event::TreeGone { run: if lives { present } else { run } }
+            }
             _ => Event::Probed { run, kind: firstmate::engine::ProbeKind::Ready, number: 1, result: Ok(()) },
         };
         self.step(event)
@@ -399,6 +411,9 @@ impl World {
             }
             Action::KillTree { run } => {
                 self.summary.killed_trees += 1;
+                if let Some(process) = self.processes.get_mut(run) {
+                    process.stuck_until.get_or_insert(self.now.after(process.stuck));
+                }
                 let wait = self.chance.wait(Duration::from_millis(50));
                 self.plan(wait, Happening::Perish(*run));
             }
@@ -439,12 +454,13 @@ impl World {
         self.pids += 1;
         let pid = self.pids;
         let chaos = !self.well_behaved;
-        let stuck = if chaos && self.chance.percent(2) { self.chance.wait(Duration::from_secs(60)) } else { Duration::ZERO };
+        let stuck = if chaos && self.chance.percent(5) { self.chance.wait(Duration::from_secs(60)) } else { Duration::ZERO };
         let process = Process {
             main_alive: true,
             others: if chaos && self.chance.percent(25) { 1 + self.chance.below(4) as u32 } else { 0 },
             ignores_stop: chaos && self.chance.percent(15),
-            stuck_until: self.now.after(stuck),
+            stuck,
+            stuck_until: None,
         };
         self.processes.insert(run, process);
         self.plan(Duration::ZERO, Happening::Tell(Event::Spawned { run, pid }));
