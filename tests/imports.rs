@@ -48,7 +48,9 @@ fn rooms() -> BTreeMap<PathBuf, String> {
             let within = path.strip_prefix(&src).unwrap();
             let room = within.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
             // Unit tests that have a file of their own.
-            let tests = path.file_stem().is_some_and(|stem| stem == "tests");
+            let stem = path.file_stem().unwrap().to_str().unwrap();
+            let door = path.with_file_name("mod.rs");
+            let tests = door.exists() && fs::read_to_string(door).unwrap().contains(&format!("#[cfg(test)]\nmod {stem};"));
             (room != "lib" && room != "main" && !tests).then_some((path, room))
         })
         .collect()
