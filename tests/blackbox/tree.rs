@@ -47,7 +47,7 @@ fn no_daemon_escapes_while_its_parent_is_exiting(place: Place) {
         instances = 4
         command = '{actor} daemonise rename escapee sleep'
         give_up_after = 'never'
-        backoff = { initial = '5ms', max = '5ms' }
+        backoff = { initial = '10ms', max = '10ms' }
         ",
     )
     .place(place)
