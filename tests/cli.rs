@@ -281,35 +281,6 @@ fn shutdown_waits_for_the_end() {
 }
 
 #[test]
-fn shutdown_sees_the_process_end() {
-    // A process of its own that answers once and ends: this test program, asked for `shutdown_peer`.
-    let directory = Directory::new();
-    let path = directory.path().join("end.sock");
-    let mut peer = Command::new(std::env::current_exe().unwrap());
-    peer.args(["--exact", "shutdown_peer", "--ignored", "--nocapture"]).env("SHUTDOWN_PEER", &path).stdout(Stdio::null());
-    let mut peer = peer.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !path.exists() {
-        assert!(Instant::now() < deadline, "the peer does not listen");
-    }
-    let mut command = command(&["shutdown"]);
-    command.env("FIRSTMATE_SOCKET", &path);
-    assert_eq!(ended(command), say(0, "firstmate: stopped\n", ""));
-    assert!(peer.wait().unwrap().success());
-}
-
-#[test]
-#[ignore = "the other process of shutdown_sees_the_process_end"]
-fn shutdown_peer() {
-    let Some(path) = std::env::var_os("SHUTDOWN_PEER") else { return };
-    let socket = SocketPath::parse(&path);
-    let stand = Stand::with(stack(), Limits::default(), Answering::Now(Reply::Done { instances: vec![] }), Some(socket));
-    assert_eq!(stand.requests.recv_timeout(Duration::from_secs(20)).unwrap(), Request::Shutdown);
-    // The connection is served to its end before the stand goes.
-    stand.over_unix("GET", "/livez");
-}
-
-#[test]
 fn the_version_and_usage_errors() {
     let version = format!("firstmate {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(ended(command(&["version"])), say(0, &version, ""));

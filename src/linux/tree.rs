@@ -405,22 +405,27 @@ impl Trees {
         }
         let Some(file) = &mut self.own_children else { return Vec::new() };
         self.text.clear();
-        if file.seek(SeekFrom::Start(0)).and_then(|_| file.read_to_end(&mut self.text)).is_err() {
+        if file.seek(SeekFrom::Start(0)).and_then(|_| read_all(file, &mut self.text)).is_err() {
             // As good as not there; opened anew next time.
             self.own_children = None;
         }
         self.text.split(|&byte| byte == b' ').filter_map(parse_number).collect()
     }
 
-    fn look_once(&mut self, run: RunId, dead: &mut BTreeSet<u32>) -> Vec<Process> {
-        if !self.proc {
-            return Vec::new();
-        }
-        let Some(tree) = self.runs.get_mut(&run) else { return Vec::new() };
+    /// Only where there is somebody to compare with: most runs end without.
+    fn learn_since(&mut self, run: RunId) {
+        let Some(tree) = self.runs.get_mut(&run) else { return };
         // Once the leader is reaped its pid tells nothing any more.
         if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
             tree.since = read_stat(tree.leader).map(|stat| stat.started);
         }
+    }
+
+    fn look_once(&mut self, run: RunId, dead: &mut BTreeSet<u32>) -> Vec<Process> {
+        if !self.proc {
+            return Vec::new();
+        }
+        let Some(tree) = self.runs.get(&run) else { return Vec::new() };
         let (leader, leader_lives) = (tree.leader, tree.leader_lives);
         let mut kin = if self.children_files { Kin::Files } else { Kin::scan() };
         let own = std::process::id();
@@ -434,6 +439,7 @@ impl Trees {
             if self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child) {
                 continue;
             }
+            self.learn_since(run);
             match self.owner(child, dead) {
                 Mark::Of(owner) if owner == run => queue.push(child),
                 Mark::Of(_) | Mark::None => {}
@@ -526,10 +532,9 @@ impl Trees {
     }
 
     fn run_of_session(&mut self, session: u32, started: u64) -> Option<RunId> {
-        let (&run, tree) = self.runs.iter_mut().find(|(_, tree)| tree.sessions.contains(&session))?;
-        if tree.since.is_none() && self.leaders.get(&tree.leader) == Some(&run) {
-            tree.since = read_stat(tree.leader).map(|stat| stat.started);
-        }
+        let run = self.runs.iter().find(|(_, tree)| tree.sessions.contains(&session)).map(|(&run, _)| run)?;
+        self.learn_since(run);
+        let tree = self.runs.get(&run)?;
         tree.since.is_none_or(|since| since <= started).then_some(run)
     }
 
@@ -613,12 +618,24 @@ impl Kin {
                 let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
                 for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
                     text.clear();
-                    if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| file.read_to_end(&mut text)).is_ok() {
+                    if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, &mut text)).is_ok()
+                    {
                         children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
                     }
                 }
                 children
             }
+        }
+    }
+}
+
+/// As `read_to_end`, which asks for the size first: a file in /proc has none.
+fn read_all(file: &mut File, text: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0_u8; 2048];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => text.extend_from_slice(buffer.get(..length).unwrap_or_default()),
         }
     }
 }

@@ -8,7 +8,12 @@ use firstmate::engine::status::StateName;
 
 use crate::harness::{Container, Place, Setup, both_ways, until};
 
-both_ways![a_failed_launch_is_named_and_retried, without_descriptors_launches_fail_and_recover, a_full_pid_cgroup_fails_launches];
+both_ways![
+    a_failed_launch_is_named_and_retried,
+    a_disk_that_hangs_holds_up_nobody_else,
+    without_descriptors_launches_fail_and_recover,
+    a_full_pid_cgroup_fails_launches,
+];
 
 const RETRY: &str = "essential = false\ngive_up_after = 'never'\nbackoff = { initial = '50ms', max = '50ms', jitter = 0 }\n";
 
@@ -168,4 +173,38 @@ fn a_full_pid_cgroup_fails_launches(place: Place) {
     container.until_state("late.1", StateName::Running);
     assert_eq!(container.stop(), 0);
     drop(container);
+}
+
+/// Looking up a user, entering a directory and executing a file may each wait for a disk that does not answer. Here it is /etc/passwd: a
+/// FIFO in its place lets whoever opens it wait for ever.
+fn a_disk_that_hangs_holds_up_nobody_else(place: Place) {
+    let container = Setup::new(
+        "
+        [services.slow]
+        command = '{actor} sleep'
+        user = 'nobody'
+        autostart = false
+        start_timeout = '1s'
+        give_up_after = 'never'
+        backoff = { initial = '50ms', max = '50ms' }
+        [services.crashing]
+        command = '{actor} exit 3'
+        give_up_after = 'never'
+        backoff = { initial = '20ms', max = '20ms' }
+        ",
+    )
+    .place(place)
+    .start();
+    let run = |script: &str| assert!(container.foreign(&["sh", "-c", script]).status().unwrap().success(), "{script}");
+    let fifo = container.dir().join("passwd").to_str().unwrap().to_owned();
+    run(&format!("mkfifo {fifo} && mount --bind {fifo} /etc/passwd"));
+    let before = container.instance("crashing.1").run;
+    let (code, _, _) = container.cli(&["start", "slow"]);
+    assert_eq!(code, 1, "it cannot have started");
+    container.told("slow.1 not ready within 1 s (`start_timeout`), ending it: its program was not executed");
+    // A second of a loop that turns: some forty runs of 20 ms and the time a run takes.
+    let during = container.instance("crashing.1").run - before;
+    assert!(during >= 8, "while one launch hung, another service had only {during} runs");
+    run("umount /etc/passwd");
+    container.until_ready("slow.1");
 }
