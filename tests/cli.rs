@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use firstmate::engine::status::{Phase, Status};
-use firstmate::server::{Answer, Limits, Reply, Request, SocketPath, Verdict};
+use firstmate::server::{Answer, Limits, Reply, Request, Verdict};
 use stand::{Answering, Directory, Stand, healthy, stack};
 
 /// Exit code, stdout and stderr.
