@@ -1,6 +1,6 @@
 //! `Engine::status`: what is true now, in the words people read.
 
-use super::event::{InstanceId, RunId};
+use super::event::InstanceId;
 use super::instance::{BecomesReady, Desired, Ending, Idle, Instance, State};
 use super::spec::{Condition, Kind, Service};
 use super::stack::{Engine, Phase};
@@ -163,13 +163,6 @@ impl Engine {
     #[must_use]
     pub fn instance_status_of(&self, now: Timestamp, id: InstanceId) -> Option<InstanceStatus> {
         Some(self.instance_status(now, self.service(id.service)?, self.instance(id)?))
-    }
-
-    /// The run's pid, while its main process is known.
-    #[must_use]
-    pub fn pid_of(&self, run: RunId) -> Option<u32> {
-        let instance = self.instance(run.instance)?;
-        (instance.run() == Some(run)).then(|| instance.life().and_then(|life| life.pid)).flatten()
     }
 }
 

@@ -9,21 +9,15 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::Level;
+use crate::engine::Signal;
 use crate::engine::event::{Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
 use crate::engine::outcome::{LaunchError, Outcome, Stage};
 use crate::engine::spec::ServiceId;
-use crate::engine::{Signal, Spec};
 
 /// The names of services, which the engine knows by number only.
 pub trait Names {
     /// The name of that service, if there is one.
     fn service(&self, id: ServiceId) -> Option<&str>;
-}
-
-impl Names for Spec {
-    fn service(&self, id: ServiceId) -> Option<&str> {
-        self.services.get(id.0).map(|service| service.name.as_str())
-    }
 }
 
 impl<T: AsRef<str>> Names for &[T] {
