@@ -28,7 +28,7 @@ use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
-use crate::linux::spawn::{self, Environment, LaunchProgress, Placement, Request, Spawned, Stdio};
+use crate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
 use crate::linux::tree::{Died, Sent, Trees};
 use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
@@ -66,6 +66,8 @@ fn pid_of(token: u64) -> u32 {
 
 /// At a run's end its pipes are emptied up to this; who writes faster than that is cut off.
 const LAST_WORDS: usize = 256 * 1024;
+/// Services are so much readier to be killed when memory runs out than firstmate is.
+const OOM_SCORE_ADJ_ABOVE_OWN: i32 = 100;
 /// For the last lines when everything is over.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
 /// Where Kubernetes looks for a container's last words; it reads at most this much of them.
@@ -122,6 +124,8 @@ struct Supervisor {
     events: VecDeque<Event>,
     actions: Vec<Action>,
     to_spawn: Vec<RunId>,
+    /// firstmate's own, at its start.
+    own_oom_score_adj: i32,
     exit: Option<i32>,
     trees: Trees,
     owners: HashMap<u32, Owner>,
@@ -297,6 +301,7 @@ impl Supervisor {
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run),
+            Action::Memory(_) => {}
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
@@ -331,7 +336,7 @@ impl Supervisor {
         };
         let name = self.output.instance_name(run.instance);
         self.environments.prepare(run, name, service, &self.trees)?;
-        start(service, argv, self.environments.prepared(), Stdio::Pipes)
+        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj)
     }
 
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
@@ -533,8 +538,12 @@ impl Supervisor {
 }
 
 /// Starts a program as one of the service's: its main process or a probe.
-fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio) -> Result<Spawned, LaunchError> {
+fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, own: i32) -> Result<Spawned, LaunchError> {
     let launch = &service.launch;
+    let oom_score_adj = match launch.oom_score_adj {
+        Some(value) => OomScoreAdj::Exactly(value),
+        None => OomScoreAdj::Preferably(own.saturating_add(OOM_SCORE_ADJ_ABOVE_OWN).min(1_000)),
+    };
     spawn::spawn(&Request {
         argv,
         env,
@@ -543,6 +552,7 @@ fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio) 
         group: launch.group.as_deref(),
         umask: launch.umask,
         nice: launch.nice,
+        oom_score_adj,
         limits: &launch.limits,
         stdio,
         placement: Placement::Session,

@@ -118,6 +118,7 @@ mod tests {
             restarts: Restarts::default(),
             why: None,
             last_outcome: None,
+            memory: None,
         }
     }
 

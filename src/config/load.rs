@@ -20,7 +20,7 @@ use super::procfile::{self, Procfile};
 use super::values::{nearest, show_duration};
 use super::{Diagnostic, Settings, Severity, Source, command_line};
 use crate::engine::Signal;
-use crate::engine::spec::{Condition, Dependency, Kind, Launch, Restart, Scope, Service, ServiceId, Spec, Stop};
+use crate::engine::spec::{Condition, Dependency, Kind, Launch, Memory, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop};
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -524,7 +524,7 @@ impl Join<'_> {
                 .push(main.warning(drain.span(), message).help("raise stop_timeout above it, and the platform's own patience too"));
         }
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
-        (Some(Spec { services, stop_timeout, drain }), Settings { http: firstmate.http, socket })
+        (Some(Spec { services, stop_timeout, drain, memory: Memory::default() }), Settings { http: firstmate.http, socket })
     }
 
     fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
@@ -620,6 +620,7 @@ impl Join<'_> {
             },
             ready: draft.ready.map(Spanned::into_inner),
             live: draft.live.map(Spanned::into_inner),
+            memory: ServiceMemory::default(),
             launch: Launch {
                 command: line.command,
                 working_dir: draft.working_dir.map_or_else(|| self.base.clone(), |path| self.base.join(path)),
@@ -631,6 +632,7 @@ impl Join<'_> {
                 group: draft.group,
                 umask: draft.umask,
                 nice: draft.nice,
+                oom_score_adj: None,
                 limits: draft.limits,
             },
         })

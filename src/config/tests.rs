@@ -190,6 +190,7 @@ fn every_key_reaches_the_spec() {
                 successes: 1,
                 initial_delay: Duration::ZERO,
             }),
+            memory: ServiceMemory::default(),
             launch: Launch {
                 command: shell("exec gunicorn -b :$PORT app"),
                 working_dir: dir.0.join("app"),
@@ -201,6 +202,7 @@ fn every_key_reaches_the_spec() {
                 group: Some("33".to_owned()),
                 umask: Some(0o027),
                 nice: Some(-5),
+                oom_score_adj: None,
                 limits: vec![
                     Limit { resource: Resource::Nofile, soft: Some(1024), hard: None },
                     Limit { resource: Resource::Core, soft: None, hard: None },
@@ -238,6 +240,7 @@ fn defaults_are_those_of_the_contract() {
             stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
             ready: None,
             live: None,
+            memory: ServiceMemory::default(),
             launch: Launch {
                 command: argv(&["run", "it"]),
                 working_dir: "/srv".into(),
@@ -249,6 +252,7 @@ fn defaults_are_those_of_the_contract() {
                 group: None,
                 umask: None,
                 nice: None,
+                oom_score_adj: None,
                 limits: vec![],
             },
         }]

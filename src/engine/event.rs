@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::memory::{MemoryAction, MemoryEvent, MemoryNotice};
 use super::outcome::Outcome;
 use super::spec::ServiceId;
 use super::{Signal, Timestamp};
@@ -77,6 +78,8 @@ pub enum Event {
     },
     /// An operator's wish.
     Command(Command),
+    /// News of memory.
+    Memory(MemoryEvent),
     /// Stop everything, in order.
     Shutdown(ShutdownCause),
     /// Stop everything now: SIGKILL.
@@ -118,7 +121,7 @@ pub enum ShutdownCause {
 }
 
 /// What is to be done. The shell performs these in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Action {
     /// Start the run's main process; answered by `Spawned` or by `Exited` with a failed spawn.
     Spawn {
@@ -152,6 +155,8 @@ pub enum Action {
         /// Which run.
         run: RunId,
     },
+    /// The memory guard wants to know or to do something.
+    Memory(MemoryAction),
     /// Something to tell.
     Notice(Notice),
     /// Everything is over: leave with this exit code. The last action there is.
@@ -170,6 +175,8 @@ pub enum Cause {
     Live,
     /// It was not ready within `start_timeout`.
     StartTimeout,
+    /// The memory guard chose it.
+    Memory,
     /// An operator's stop or restart.
     Operator,
     /// The whole stack is stopping.
@@ -177,8 +184,10 @@ pub enum Cause {
 }
 
 /// The engine's story, for logs, metrics and people.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Notice {
+    /// The memory guard's part of it.
+    Memory(MemoryNotice),
     /// Its process exists.
     Started {
         /// Which run.

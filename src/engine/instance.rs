@@ -141,7 +141,7 @@ impl Instance {
             runs: 0,
             failures: 0,
             attempts: 0,
-            restarts: Restarts { total: 0, crash: 0, live: 0, start_timeout: 0 },
+            restarts: Restarts { total: 0, crash: 0, live: 0, start_timeout: 0, memory: 0, oom: 0 },
             last_outcome: None,
             been_ready: false,
         }
@@ -479,7 +479,11 @@ impl Instance {
     /// Whether firstmate itself sent the signal this outcome is about.
     fn asked(&self, service: &Service, outcome: &Outcome) -> bool {
         let State::Ending(ending) = &self.state else { return false };
-        let Outcome::Signaled(signal) = outcome else { return true };
+        let signal = match outcome {
+            Outcome::Signaled(signal) => signal,
+            Outcome::OomKilled => return false,
+            Outcome::Exited(_) | Outcome::SpawnFailed(_) => return true,
+        };
         match ending.phase {
             EndPhase::Asked { sent, .. } => service.stop.signals.iter().take(sent).any(|sent| sent == signal),
             EndPhase::Killed { .. } => *signal == Signal::KILL || service.stop.signals.contains(signal),
@@ -497,7 +501,7 @@ impl Instance {
         match outcome {
             Outcome::Exited(code) => *code == 0 || service.stop.signals.iter().any(|signal| signal.number().saturating_add(128) == *code),
             Outcome::Signaled(signal) => *signal != Signal::KILL && self.asked(service, outcome),
-            Outcome::SpawnFailed(_) => false,
+            Outcome::OomKilled | Outcome::SpawnFailed(_) => false,
         }
     }
 
@@ -518,7 +522,7 @@ impl Instance {
         let success = matches!(&outcome, Outcome::Exited(code) if service.success_exit_codes.contains(code));
         let failed = match cause {
             Cause::Crash => !success,
-            Cause::Live | Cause::StartTimeout => true,
+            Cause::Live | Cause::StartTimeout | Cause::Memory => true,
             Cause::Operator | Cause::Shutdown => false,
         };
         self.last_outcome = Some(outcome.clone());
@@ -570,10 +574,14 @@ impl Instance {
         let counter = match cause {
             Cause::Live => &mut self.restarts.live,
             Cause::StartTimeout => &mut self.restarts.start_timeout,
+            Cause::Memory => &mut self.restarts.memory,
             Cause::Crash | Cause::Operator | Cause::Shutdown => &mut self.restarts.crash,
         };
         *counter = counter.saturating_add(1);
         self.restarts.total = self.restarts.total.saturating_add(1);
+        if cause == Cause::Crash && outcome == Outcome::OomKilled {
+            self.restarts.oom = self.restarts.oom.saturating_add(1);
+        }
         self.state =
             State::Idle(if delay.is_zero() { Idle::Due { waits_for: None } } else { Idle::Backoff { retry_at: now.after(delay) } });
         out.push(Action::Notice(Notice::Restarting { instance: self.id, delay, failures: self.failures, cause }));

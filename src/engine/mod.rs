@@ -6,6 +6,7 @@
 mod backoff;
 pub mod event;
 mod instance;
+pub mod memory;
 pub mod outcome;
 mod probe;
 pub mod signal;
@@ -20,6 +21,7 @@ mod transitions;
 mod view;
 
 pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
+pub use memory::{MemoryAction, MemoryEvent, MemoryNotice};
 pub use outcome::{LaunchError, Outcome, Stage};
 pub use signal::Signal;
 pub use spec::{ServiceId, Spec};

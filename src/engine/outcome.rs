@@ -13,6 +13,8 @@ pub enum Outcome {
     Exited(i32),
     /// Its main process was ended by a signal, real-time ones included.
     Signaled(Signal),
+    /// Its main process was killed by the kernel's OOM killer: SIGKILL, and the cgroup's count of such kills went up.
+    OomKilled,
     /// Its program was never executed.
     SpawnFailed(LaunchError),
 }
@@ -25,6 +27,7 @@ impl Outcome {
         match self {
             Self::Exited(code) => *code,
             Self::Signaled(signal) => signal.number().saturating_add(128),
+            Self::OomKilled => Signal::KILL.number().saturating_add(128),
             Self::SpawnFailed(error) if error.stage == Stage::Exec && error.errno == ENOENT => 127,
             Self::SpawnFailed(_) => 126,
         }
@@ -60,6 +63,8 @@ pub enum Stage {
     Limits,
     /// setpriority.
     Nice,
+    /// Writing /proc/self/oom_score_adj.
+    OomScoreAdj,
     /// Finding the user in /etc/passwd.
     User,
     /// Finding the group in /etc/group.
@@ -78,7 +83,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Pipes,
         Self::Fork,
         Self::Session,
@@ -86,6 +91,7 @@ impl Stage {
         Self::Signals,
         Self::Limits,
         Self::Nice,
+        Self::OomScoreAdj,
         Self::User,
         Self::Group,
         Self::SupplementaryGroups,
@@ -106,6 +112,7 @@ impl fmt::Display for Stage {
             Self::Signals => "resetting its signals",
             Self::Limits => "setting its limit",
             Self::Nice => "setting its nice value",
+            Self::OomScoreAdj => "setting its oom_score_adj to",
             Self::User => "looking up user",
             Self::Group => "looking up group",
             Self::SupplementaryGroups => "setting its supplementary groups",
@@ -180,6 +187,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Exited(code) => write!(f, "exit {code}"),
             Self::Signaled(signal) => write!(f, "killed by {signal}"),
+            Self::OomKilled => write!(f, "killed by the kernel's OOM killer"),
             Self::SpawnFailed(error) => write!(f, "cannot start: {error}"),
         }
     }

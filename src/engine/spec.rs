@@ -18,6 +18,97 @@ pub struct Spec {
     pub stop_timeout: Duration,
     /// After the stop was asked for: not ready, but still serving, for this long.
     pub drain: Duration,
+    /// The memory guard of the whole container.
+    pub memory: Memory,
+}
+
+/// `[memory]`: the guard of the whole container.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Memory {
+    /// In bytes; `None` is what the container has.
+    pub limit: Option<u64>,
+    /// Above it the culprit is restarted; `None` switches the guard off, services' own lines included.
+    pub restart_above: Option<Amount>,
+    /// It must have been above for so long.
+    pub confirm: Duration,
+    /// Above it the culprit is restarted without waiting.
+    pub hard_above: Amount,
+    /// Above it the culprit gets SIGKILL.
+    pub emergency_above: Amount,
+    /// A cgroup for each service, where cgroup v2 is writable.
+    pub cgroups: bool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            restart_above: Some(Amount::Percent(75.0)),
+            confirm: Duration::from_secs(10),
+            hard_above: Amount::Percent(92.0),
+            emergency_above: Amount::Percent(95.0),
+            cgroups: false,
+        }
+    }
+}
+
+/// So much memory, or a share of the limit in force.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Amount {
+    /// Bytes.
+    Bytes(u64),
+    /// Above 0, at most 100.
+    Percent(f64),
+}
+
+impl Amount {
+    /// In bytes, where the limit is `limit`.
+    #[must_use]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a size, good to the nearest kilobyte; never negative, and a float too large becomes the largest number"
+    )]
+    pub fn of(self, limit: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => (limit as f64 * percent / 100.0) as u64,
+        }
+    }
+}
+
+/// `memory` of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct ServiceMemory {
+    /// A line of each instance's own.
+    pub restart_above: Option<Amount>,
+    /// What is done when the guard has chosen it.
+    pub action: MemoryAction,
+    /// Whether the guard may choose it for the container's sake.
+    pub victim: Victim,
+}
+
+/// `action` in `memory` of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MemoryAction {
+    /// Restart it.
+    #[default]
+    Restart,
+    /// Send this signal to its main process; restart it if that did not help. `reload` is its `reload_signal`.
+    Signal(Signal),
+}
+
+/// `victim` in `memory` of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Victim {
+    /// When it is the one that has grown.
+    #[default]
+    Auto,
+    /// Only when nobody else would do.
+    Last,
+    /// Never for the container's sake. A line of its own holds all the same.
+    Never,
 }
 
 /// Index of a service in `Spec::services`.
@@ -55,6 +146,8 @@ pub struct Service {
     pub ready: Option<Probe>,
     /// Failing it restarts the instance.
     pub live: Option<Probe>,
+    /// What the memory guard may do with it.
+    pub memory: ServiceMemory,
     /// How its processes are started.
     pub launch: Launch,
 }
@@ -218,6 +311,8 @@ pub struct Launch {
     pub umask: Option<u32>,
     /// -20 to 19.
     pub nice: Option<i32>,
+    /// -1000 to 1000, see proc_pid_oom_score_adj(5). `None`: 100 above firstmate's own, so that firstmate is the last the kernel kills.
+    pub oom_score_adj: Option<i32>,
     /// Resource limits.
     pub limits: Vec<Limit>,
 }

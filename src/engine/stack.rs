@@ -214,6 +214,7 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
+            Event::Memory(_) => Consequence::Nothing,
             Event::Shutdown(cause) => Consequence::End(EndCause::Asked(cause)),
             Event::KillAll => {
                 self.kill_all(now, out);

@@ -24,8 +24,108 @@ pub struct Status {
     /// Why the stack is stopping; empty before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_because: Option<String>,
+    /// The container's memory and what the guard makes of it; absent when nothing can be known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryStatus>,
     /// In the order of the file.
     pub services: Vec<ServiceStatus>,
+}
+
+/// The container's memory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStatus {
+    /// The limit in force.
+    pub limit_bytes: u64,
+    /// Where it came from.
+    pub limit_source: LimitSource,
+    /// The cgroup's path or the address where it was found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub limit_place: String,
+    /// Memory that cannot be taken back without swapping or killing; absent when it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hard_bytes: Option<u64>,
+    /// The guard acts above it; absent when it is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_above_bytes: Option<u64>,
+    /// How long it has been above that; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub above_for_ms: Option<u64>,
+    /// Processes the kernel's OOM killer has killed in this container since firstmate started.
+    pub oom_kills: u64,
+    /// What the guard has done, by rule.
+    pub acts: GuardActs,
+    /// What the guard waits for, or cannot do: one short line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What the guard has done, by rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GuardActs {
+    /// Above `restart_above` for `confirm`.
+    pub held: u32,
+    /// Soon at `hard_above`.
+    pub forecast: u32,
+    /// Above `hard_above`.
+    pub hard: u32,
+    /// Above `emergency_above`, or about to be.
+    pub emergency: u32,
+    /// A service's own line.
+    pub own: u32,
+}
+
+/// Where the limit in force came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitSource {
+    /// `[memory] limit`.
+    Configured,
+    /// cgroup v1.
+    CgroupV1,
+    /// cgroup v2.
+    CgroupV2,
+    /// The container's limit in the ECS task metadata.
+    EcsContainer,
+    /// The task's limit in the ECS task metadata.
+    EcsTask,
+    /// There is none: all the memory of the machine.
+    Machine,
+}
+
+/// How a service's memory is known, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemoryMethod {
+    /// It has a cgroup of its own.
+    Cgroup,
+    /// Proportional set size.
+    Pss,
+    /// Proportional set size, read as the service's own user.
+    PssAsUser,
+    /// Between two bounds from what each process holds and what the cgroup counts.
+    Interval,
+    /// Resident set sizes added up: shared pages are counted more than once.
+    Rss,
+}
+
+/// One instance's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct InstanceMemory {
+    /// The best estimate.
+    pub bytes: u64,
+    /// It is at least this.
+    pub at_least_bytes: u64,
+    /// It is at most this.
+    pub at_most_bytes: u64,
+    /// How it is known.
+    pub method: MemoryMethod,
+    /// Share of the limit in force, 0 to 100.
+    pub percent: f64,
+    /// The line that holds for it, its own or the container's; absent when the guard is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_above_bytes: Option<u64>,
+    /// How long ago it was looked at.
+    pub age_ms: u64,
 }
 
 /// Where the whole stack is in its life.
@@ -85,6 +185,9 @@ pub struct InstanceStatus {
     /// How the last run ended: `exit 1`, `killed by SIGKILL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_outcome: Option<String>,
+    /// Its memory, as last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<InstanceMemory>,
 }
 
 /// Restarts by cause.
@@ -98,6 +201,12 @@ pub struct Restarts {
     pub live: u32,
     /// It was not ready within `start_timeout`.
     pub start_timeout: u32,
+    /// The memory guard chose it.
+    #[serde(default)]
+    pub memory: u32,
+    /// Of `crash`: the kernel's OOM killer killed it.
+    #[serde(default)]
+    pub oom: u32,
 }
 
 /// The state of an instance as people read it.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::spec::{Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Probe, Restart, Scope, Service, Stop};
+use super::spec::{
+    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceMemory, Stop,
+};
 use super::status::{Phase, StateName, Status};
 use super::*;
 
@@ -26,6 +28,7 @@ pub(super) fn service(name: &str) -> Service {
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
         ready: None,
         live: None,
+        memory: ServiceMemory::default(),
         launch: Launch {
             command: Program::Argv(vec!["actor".into()]),
             working_dir: "/".into(),
@@ -37,6 +40,7 @@ pub(super) fn service(name: &str) -> Service {
             group: None,
             umask: None,
             nice: None,
+            oom_score_adj: None,
             limits: Vec::new(),
         },
     }
@@ -86,6 +90,7 @@ pub(super) fn words(engine: &Engine, action: &Action) -> String {
         Action::KillTree { run: id } => format!("kill {}", run(id)),
         Action::Probe { run: id, kind, number } => format!("ask {} {kind:?} {number}", run(id)),
         Action::CancelProbes { run: id } => format!("cancel {}", run(id)),
+        Action::Memory(action) => format!("memory {action:?}"),
         Action::Exit { code } => format!("exit {code}"),
         Action::Notice(notice) => format!(". {}", notice_words(engine, notice)),
     }
@@ -96,6 +101,7 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
     let one = |id: &InstanceId| engine.instance_name(*id);
     let name = |id: &ServiceId| engine.service(*id).map_or("?", |service| service.name.as_str()).to_owned();
     match notice {
+        Notice::Memory(notice) => format!("memory {notice:?}"),
         Notice::Started { run: id, pid } => format!("started {} as {pid}", run(id)),
         Notice::Waiting { instance, on } => format!("{} waits for {}", one(instance), name(on)),
         Notice::Ready { run: id, after } => format!("ready {} after {after:?}", run(id)),
@@ -137,7 +143,12 @@ impl Rig {
     /// Also takes `stop_timeout` and `drain` in milliseconds. The first step is taken.
     fn with(services: Vec<Service>, stop_timeout: u64, drain: u64) -> Self {
         let began = Timestamp::from_nanos(5_000_000_000);
-        let spec = Spec { services, stop_timeout: Duration::from_millis(stop_timeout), drain: Duration::from_millis(drain) };
+        let spec = Spec {
+            services,
+            stop_timeout: Duration::from_millis(stop_timeout),
+            drain: Duration::from_millis(drain),
+            memory: Memory::default(),
+        };
         let mut rig = Self { engine: Engine::new(spec, 1, began), began, now: began, notices: Vec::new() };
         rig.tell(Event::Tick);
         rig

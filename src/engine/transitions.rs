@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::instance::{BecomesReady, Desired, EndPhase, Ending, Idle, Instance, Leader, Life, State};
 use super::probe::Prober;
-use super::spec::{Backoff, Condition, Dependency, Kind, Probe, Restart, Service};
+use super::spec::{Backoff, Condition, Dependency, Kind, Memory, Probe, Restart, Service};
 use super::tests::{probe, service, words};
 use super::*;
 
@@ -147,7 +147,7 @@ fn engine(case: &Case) -> Engine {
     if blocked {
         services.push(service("other"));
     }
-    let spec = Spec { services, stop_timeout: ms(8_000), drain: Duration::ZERO };
+    let spec = Spec { services, stop_timeout: ms(8_000), drain: Duration::ZERO, memory: Memory::default() };
     let mut engine = Engine::new(spec, 1, ago(50_000));
     let db_life = Life { run: 1, ..life() };
     let db_state = if matches!(case.state, State::Idle(Idle::Due { .. })) {

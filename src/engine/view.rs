@@ -58,6 +58,7 @@ impl Engine {
             live: !self.phase.why().is_some_and(is_beyond_repair),
             started,
             stopping_because: self.phase.why().map(|why| self.describe_end(why)),
+            memory: None,
             services,
         }
     }
@@ -108,6 +109,7 @@ impl Engine {
                     Cause::Crash => Some("what it left behind is being ended".to_owned()),
                     Cause::Live => Some("its liveness probe failed".to_owned()),
                     Cause::StartTimeout => Some("it was not ready in time".to_owned()),
+                    Cause::Memory => Some("the memory guard chose it".to_owned()),
                     Cause::Operator | Cause::Shutdown => None,
                 },
             ),
@@ -122,6 +124,7 @@ impl Engine {
             restarts: instance.restarts,
             why,
             last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
+            memory: None,
         }
     }
 

@@ -182,6 +182,17 @@ pub enum Placement {
     Foreground,
 }
 
+/// A program's oom_score_adj, -1000 to 1000.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OomScoreAdj {
+    /// firstmate's own.
+    Inherited,
+    /// This one, or firstmate's own where /proc is not there or not writable.
+    Preferably(i32),
+    /// This one; lowering it below firstmate's own needs CAP_SYS_RESOURCE.
+    Exactly(i32),
+}
+
 /// What to start, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
@@ -199,6 +210,8 @@ pub struct Request<'a> {
     pub umask: Option<u32>,
     /// -20 to 19; `None`: firstmate's own.
     pub nice: Option<i32>,
+    /// How ready the kernel is to kill it when memory runs out; see proc_pid_oom_score_adj(5).
+    pub oom_score_adj: OomScoreAdj,
     /// Resource limits; those not named stay firstmate's own.
     pub limits: &'a [Limit],
     /// Standard input, output and error.
@@ -264,6 +277,11 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         Stdio::Pipes => (Some(output_pipe()?), Some(output_pipe()?)),
         Stdio::Capture => (Some(output_pipe()?), None),
     };
+    let oom_score_adj = match request.oom_score_adj {
+        OomScoreAdj::Inherited => None,
+        OomScoreAdj::Preferably(value) => Some((value.to_string(), false)),
+        OomScoreAdj::Exactly(value) => Some((value.to_string(), true)),
+    };
     let plan = Plan {
         argv,
         env,
@@ -274,6 +292,7 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         group: request.group.map(str::as_bytes),
         umask: request.umask,
         nice: request.nice,
+        oom_score_adj: oom_score_adj.as_ref().map(|(text, must)| (text.as_bytes(), *must)),
         limits: request.limits,
         ignored: ignored(),
         stdio: request.stdio,
@@ -405,6 +424,7 @@ struct Plan<'a> {
     group: Option<&'a [u8]>,
     umask: Option<u32>,
     nice: Option<i32>,
+    oom_score_adj: Option<(&'a [u8], bool)>,
     limits: &'a [Limit],
     ignored: u64,
     stdio: Stdio,
@@ -426,6 +446,23 @@ impl<'a> Failure<'a> {
     fn last(stage: Stage, what: &'a [u8]) -> Self {
         Self { stage, errno: Errno::last_raw(), what, remark: "" }
     }
+}
+
+/// Children inherit it. The file is the process's own only until it becomes another user.
+fn set_oom_score_adj(wanted: Option<(&[u8], bool)>) -> Result<(), Failure<'_>> {
+    let Some((text, must)) = wanted else { return Ok(()) };
+    // SAFETY: the path ends in NUL.
+    let fd = unsafe { libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
+    let result = match check(fd, Stage::OomScoreAdj, text) {
+        // SAFETY: `text` has that many bytes.
+        Ok(fd) => check(unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) }, Stage::OomScoreAdj, text).map(drop),
+        Err(failure) => Err(failure),
+    };
+    if fd != -1 {
+        // SAFETY: opened above.
+        unsafe { libc::close(fd) };
+    }
+    if must { result } else { Ok(()) }
 }
 
 /// The result of a raw call: -1 is a failure with the present errno.
@@ -475,6 +512,7 @@ impl Plan<'_> {
             // SAFETY: setpriority takes numbers only; 0 is this process.
             check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }, Stage::Nice, b"")?;
         }
+        set_oom_score_adj(self.oom_score_adj)?;
         if let Some(mask) = self.umask {
             // SAFETY: umask takes a number and cannot fail.
             unsafe { libc::umask(mask) };

@@ -3,6 +3,7 @@
 //! Everything here turns values into text. Where the text goes is the caller's business: nothing here opens, reads or writes.
 
 mod format;
+mod memory;
 pub mod notice;
 mod own;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::Level;
+use super::{Level, memory};
 use crate::engine::Signal;
 use crate::engine::event::{Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
 use crate::engine::outcome::{LaunchError, Outcome, Stage};
@@ -42,6 +42,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
     let of = |run: RunId| InstanceName(run.instance, names);
     let service = |id| ServiceName(id, names);
     Ok(match notice {
+        Notice::Memory(notice) => memory::write(text, notice, names)?,
         Notice::Started { run, pid } => {
             write!(text, "{} started, pid {pid}", of(*run))?;
             Level::Info
@@ -71,6 +72,12 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
         }
         Notice::Ended { run, outcome, uptime, clean, left_behind, asked } => {
             match outcome {
+                Outcome::OomKilled => write!(
+                    text,
+                    "{} killed by the kernel's OOM killer (SIGKILL) after {}: the container ran out of memory",
+                    of(*run),
+                    duration(*uptime)
+                )?,
                 Outcome::Exited(code) => write!(text, "{} exited with code {code} after {}", of(*run), duration(*uptime))?,
                 Outcome::Signaled(signal) => {
                     write!(text, "{} killed by {signal} after {}", of(*run), duration(*uptime))?;
@@ -103,6 +110,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Crash => "",
                 Cause::Live => "not live",
                 Cause::StartTimeout => "start timeout",
+                Cause::Memory => "memory",
                 Cause::Operator => "as asked",
                 Cause::Shutdown => "shutdown",
             };
@@ -135,6 +143,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Crash => " (its main process is gone)",
                 Cause::Live => " (not live)",
                 Cause::StartTimeout => " (start timeout)",
+                Cause::Memory => " (memory)",
                 Cause::Operator => " (as asked)",
                 Cause::Shutdown => "",
             };
@@ -194,7 +203,7 @@ fn is_asked(why: &EndCause) -> bool {
     }
 }
 
-struct ServiceName<'a>(ServiceId, &'a dyn Names);
+pub(super) struct ServiceName<'a>(pub(super) ServiceId, pub(super) &'a dyn Names);
 
 impl Display for ServiceName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,7 +214,7 @@ impl Display for ServiceName<'_> {
     }
 }
 
-struct InstanceName<'a>(InstanceId, &'a dyn Names);
+pub(super) struct InstanceName<'a>(pub(super) InstanceId, pub(super) &'a dyn Names);
 
 impl Display for InstanceName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,6 +246,7 @@ impl Display for OutcomeText<'_> {
         match self.0 {
             Outcome::Exited(code) => write!(f, "exit code {code}"),
             Outcome::Signaled(signal) => write!(f, "killed by {signal}"),
+            Outcome::OomKilled => f.write_str("killed by the kernel's OOM killer"),
             Outcome::SpawnFailed(error) => error.fmt(f),
         }
     }
@@ -318,6 +328,8 @@ fn hint(error: &LaunchError) -> Option<&'static str> {
         (Stage::Limits, Errno::EPERM) => "a hard limit above firstmate's own needs CAP_SYS_RESOURCE; check `limits`",
         (Stage::Limits, _) => "check `limits`",
         (Stage::Nice, _) => "a lower value needs CAP_SYS_NICE; check `nice`",
+        (Stage::OomScoreAdj, Errno::EACCES | Errno::EPERM) => "below firstmate's own it needs CAP_SYS_RESOURCE; check `oom_score_adj`",
+        (Stage::OomScoreAdj, _) => "check `oom_score_adj`, and that /proc is mounted",
         (Stage::User, _) => "check `user`",
         (Stage::Group, _) => "check `group`",
         (Stage::SetUser | Stage::SetGroup | Stage::SupplementaryGroups, Errno::EPERM) => {

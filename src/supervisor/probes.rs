@@ -32,6 +32,7 @@ pub(super) struct Probes {
     /// Those that are children, by pid, until they are reaped.
     children: HashMap<u32, Child>,
     streams: Streams<u32>,
+    own_oom_score_adj: i32,
     /// The last line of each child's output.
     said: HashMap<u32, String>,
 }
@@ -49,13 +50,14 @@ struct Child {
 }
 
 impl Probes {
-    pub(super) fn new(messages: UnboundedSender<Message>, poller: Arc<Poller>, hosts: Hosts) -> Self {
+    pub(super) fn new(messages: UnboundedSender<Message>, poller: Arc<Poller>, hosts: Hosts, own_oom_score_adj: i32) -> Self {
         Self {
             messages,
             hosts,
             tasks: BTreeMap::new(),
             children: HashMap::new(),
             streams: Streams::new(poller, PROBE_STREAM),
+            own_oom_score_adj,
             said: HashMap::new(),
         }
     }
@@ -97,7 +99,9 @@ impl Probes {
                 Err(why) => failed(why),
             },
             Check::Exec(command) => {
-                let spawned = match environment.and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture)) {
+                let spawned = match environment
+                    .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj))
+                {
                     Ok(spawned) => spawned,
                     Err(error) => return failed(format!("cannot start the probe: {error}")),
                 };

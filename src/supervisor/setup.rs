@@ -128,12 +128,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         );
     }
 
+    let own_oom_score_adj = own_oom_score_adj();
     let supervisor = Supervisor {
         engine,
         origin,
         events: VecDeque::new(),
         actions: Vec::new(),
         to_spawn: Vec::new(),
+        own_oom_score_adj,
         exit: None,
         trees,
         owners: HashMap::new(),
@@ -143,7 +145,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         services,
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
-        probes: Probes::new(sender, Arc::clone(&poller), hosts),
+        probes: Probes::new(sender, Arc::clone(&poller), hosts, own_oom_score_adj),
         poller,
         output,
         desk: Desk::default(),
@@ -176,6 +178,11 @@ fn needs_hosts(spec: &Spec) -> bool {
         Check::Exec(_) => false,
     };
     spec.services.iter().any(|service| service.ready.iter().chain(&service.live).any(named))
+}
+
+/// 0, the usual value, where it cannot be read.
+fn own_oom_score_adj() -> i32 {
+    std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
 }
 
 /// For the jitter only: copies of a container that are started together should not restart their services together.

@@ -14,7 +14,7 @@ use super::setup::cannot_run;
 use crate::engine::{LaunchError, Outcome};
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
-use crate::linux::spawn::{self, LaunchProgress, Placement, Request, Stdio};
+use crate::linux::spawn::{self, LaunchProgress, OomScoreAdj, Placement, Request, Stdio};
 
 /// Runs one program. Returns its exit code, 128 + signal, or 126 and 127 when it cannot be executed, as a shell would.
 #[must_use]
@@ -36,6 +36,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
         group: None,
         umask: None,
         nice: None,
+        oom_score_adj: OomScoreAdj::Inherited,
         limits: &[],
         stdio: Stdio::Inherit,
         placement: Placement::Foreground,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::{LaunchError, Outcome};
 use firstmate::linux::reap::Reaper;
-use firstmate::linux::spawn::{self, Environment, LaunchProgress, Placement, Request, Spawned, Stdio};
+use firstmate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
 
 /// Nothing here takes long; a condition that does not hold by then never will.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -91,6 +91,7 @@ pub fn plain<'a>(argv: &'a [OsString], env: &'a Environment) -> Request<'a> {
         group: None,
         umask: None,
         nice: None,
+        oom_score_adj: OomScoreAdj::Inherited,
         limits: &[],
         stdio: Stdio::Pipes,
         placement: Placement::Session,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use firstmate::engine::spec::{Condition, Dependency, ServiceId};
+use firstmate::engine::spec::{Condition, Dependency, Memory, ServiceId};
 use firstmate::engine::{Engine, Event, InstanceId, Outcome, RunId, ShutdownCause, Spec, Timestamp};
 
 use crate::stacks;
@@ -21,7 +21,7 @@ fn layered(layers: usize, width: usize) -> Spec {
             services.push(service);
         }
     }
-    Spec { services, stop_timeout: Duration::from_secs(8), drain: Duration::ZERO }
+    Spec { services, stop_timeout: Duration::from_secs(8), drain: Duration::ZERO, memory: Memory::default() }
 }
 
 /// Starts everything, lets it become ready, crashes each once, stops everything. Returns the steps taken and the time they took.

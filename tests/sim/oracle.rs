@@ -237,6 +237,7 @@ impl Oracle {
             self.begin_stopping(now);
         }
         match event {
+            Event::Memory(_) => {}
             Event::Executed { run } => {
                 if let Some(run) = self.present(*run)
                     && run.cause.is_none()
@@ -394,6 +395,7 @@ impl Oracle {
 
     pub fn acted(&mut self, now: Timestamp, action: &Action) -> Result<(), String> {
         match action {
+            Action::Memory(_) => Ok(()),
             Action::Spawn { run } => self.check_spawn(now, *run),
             Action::Signal { run, signal } => {
                 let signals = self.service(run.instance).stop.signals.clone();
@@ -634,6 +636,7 @@ impl Oracle {
 
     fn heard(&mut self, now: Timestamp, notice: &Notice) -> Result<(), String> {
         match notice {
+            Notice::Memory(_) => {}
             Notice::Ready { run: id, .. } => {
                 let probe = self.service(id.instance).ready.clone();
                 let Some(run) = self.present(*id) else { return Err(format!("a dead run is ready: {id:?}")) };

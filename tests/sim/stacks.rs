@@ -56,6 +56,7 @@ pub fn random(chance: &mut Chance) -> Spec {
             },
             ready: chance.percent(50).then(|| probe(chance)),
             live: chance.percent(40).then(|| probe(chance)),
+            memory: ServiceMemory::default(),
             launch: launch(),
         });
     }
@@ -63,6 +64,7 @@ pub fn random(chance: &mut Chance) -> Spec {
         services,
         stop_timeout: Duration::from_millis(chance.pick(&[500, 1_000, 4_000, 8_000, 25_000])),
         drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000, 60_000])),
+        memory: Memory::default(),
     }
 }
 
@@ -94,6 +96,7 @@ pub fn plain(name: String) -> Service {
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
         ready: None,
         live: None,
+        memory: ServiceMemory::default(),
         launch: launch(),
     }
 }
@@ -110,6 +113,7 @@ fn launch() -> Launch {
         group: None,
         umask: None,
         nice: None,
+        oom_score_adj: None,
         limits: Vec::new(),
     }
 }

@@ -427,7 +427,7 @@ impl World {
                 let wait = self.chance.wait(Duration::from_millis(if self.well_behaved { 10 } else { 1_500 }));
                 self.plan(wait, Happening::Tell(Event::Probed { run: *run, kind: *kind, number: *number, result }));
             }
-            Action::CancelProbes { .. } => {}
+            Action::CancelProbes { .. } | Action::Memory(_) => {}
             Action::Notice(notice) => match notice {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
                 Notice::NotLive { .. } => self.summary.live_failures += 1,

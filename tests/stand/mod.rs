@@ -206,6 +206,7 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
         restarts: Restarts::default(),
         why: None,
         last_outcome: None,
+        memory: None,
     }
 }
 
@@ -234,6 +235,7 @@ pub fn stack() -> Status {
         live: true,
         started: true,
         stopping_because: None,
+        memory: None,
         services: vec![service("nginx", true, vec![instance("nginx.1", StateName::Running, true)]), redis, worker, migrate],
     }
 }

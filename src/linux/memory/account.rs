@@ -1,0 +1,1 @@
+//! What each run's processes hold, without privilege and without waiting.

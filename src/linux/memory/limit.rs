@@ -1,0 +1,1 @@
+//! The limit in force, and what the container uses of it.
