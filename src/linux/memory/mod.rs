@@ -12,4 +12,6 @@ pub mod ecs;
 pub mod limit;
 mod mountinfo;
 pub mod pss;
+
 pub mod tmpfs;
+pub mod toll;
