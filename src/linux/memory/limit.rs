@@ -42,6 +42,8 @@ pub enum UsageOf {
 pub struct Watch {
     files: Files,
     configured: Option<u64>,
+    /// Our cgroup is this many levels above the one firstmate is in.
+    above: usize,
     /// `None` until it has told whether there is one.
     ecs: Option<Option<EcsLimit>>,
     /// /proc/PID/cgroup when `cgroup` was found by it.
@@ -60,6 +62,7 @@ impl Watch {
         let mut watch = Self {
             files,
             configured,
+            above: 0,
             ecs: None,
             memberships: None,
             cgroup: None,
@@ -110,6 +113,14 @@ impl Watch {
         self.check()
     }
 
+    /// firstmate has moved itself this many levels down: the container is what is above, as far as that can be seen. To be told right
+    /// after the move. Returns whether the limit in force is another now.
+    pub fn moved_down(&mut self, levels: usize) -> bool {
+        self.above = levels;
+        self.memberships = None;
+        self.check()
+    }
+
     /// Whether the kernel kills all of the container at once, firstmate included, when a limit is reached; `None` when that cannot be
     /// read. What holds above the visible cgroups is not known.
     #[must_use]
@@ -122,9 +133,9 @@ impl Watch {
     /// whether the limit in force is another now.
     pub fn check(&mut self) -> bool {
         let memberships = self.files.of_process("cgroup").ok();
-        let moved = memberships != self.memberships || self.counters.failed();
+        let moved = memberships.is_none() || memberships != self.memberships || self.counters.failed();
         if moved {
-            self.cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text));
+            self.cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text, self.above));
             self.memberships = memberships;
         }
         let total = machine_total(&self.files);
