@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::stage::Place;
-use super::trial::{Guard, Manner, Outcome, Running, Start, Trial};
+use super::trial::{Guard, Manner, Outcome, Start, Trial};
 
 /// Runs them all, so many at a time, in their order.
 pub fn run(trials: &[Trial], at_a_time: usize) -> Vec<Outcome> {
@@ -26,15 +26,6 @@ pub fn run(trials: &[Trial], at_a_time: usize) -> Vec<Outcome> {
     done.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// All of them are quiet together for as long as the first says, and then race one after the other.
-pub fn run_after_quiet(trials: &[Trial]) -> Vec<Outcome> {
-    let running: Vec<Running> = trials.iter().map(Trial::begin).collect();
-    if let Some(Start::Quiet(time)) = trials.first().map(|trial| trial.start) {
-        std::thread::sleep(time);
-    }
-    running.into_iter().map(Running::race).collect()
-}
-
 /// What went wrong in a trial, if anything did.
 pub fn faults(trial: &Trial, outcome: &Outcome) -> Vec<String> {
     let mut faults = Vec::new();
@@ -54,6 +45,29 @@ pub fn faults(trial: &Trial, outcome: &Outcome) -> Vec<String> {
     faults
 }
 
+/// Runs them, prints the line of each kind, and fails if anything went wrong in any of them.
+#[track_caller]
+pub fn judge(kinds: &[(Trial, Vec<Outcome>)]) {
+    let mut wrong = String::new();
+    for (trial, outcomes) in kinds {
+        println!("{}", line(trial, outcomes));
+        for outcome in outcomes {
+            let faults = faults(trial, outcome);
+            if !faults.is_empty() {
+                wrong += &format!("{}\n{}\n", faults.join("; "), outcome.log);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// Each kind once, one after the other.
+#[track_caller]
+pub fn run_and_judge(trials: &[Trial]) {
+    let outcomes = run(trials, 1);
+    judge(&trials.iter().cloned().zip(outcomes.into_iter().map(|outcome| vec![outcome])).collect::<Vec<_>>());
+}
+
 /// Least, and largest.
 fn span(values: impl Iterator<Item = f64>) -> String {
     let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -71,12 +85,13 @@ fn confirm(guard: Guard) -> &'static str {
     }
 }
 
-/// `place` in the line, unless it says more than the trial itself knows.
-pub fn place(trial: &Trial) -> String {
+/// `place` in the line.
+fn place(trial: &Trial) -> String {
     let mut words = vec![
         match trial.place {
             Place::Below => "below",
             Place::Init => "pid1",
+            Place::Docker => "docker",
         }
         .to_owned(),
     ];
@@ -87,7 +102,7 @@ pub fn place(trial: &Trial) -> String {
 }
 
 /// The line of a cell, whose trials differ in nothing the line names.
-pub fn line(place: &str, trial: &Trial, outcomes: &[Outcome]) -> String {
+pub fn line(trial: &Trial, outcomes: &[Outcome]) -> String {
     let manner = match trial.manner {
         Manner::Well => "well",
         Manner::Deaf => "deaf",
@@ -103,12 +118,13 @@ pub fn line(place: &str, trial: &Trial, outcomes: &[Outcome]) -> String {
     let (least, most) = decided.split_once("..").unwrap_or(("-", "-"));
     let rules = |of: fn(&Outcome) -> u32| outcomes.iter().map(of).sum::<u32>();
     format!(
-        "GUARD item=1 rate={} threads={} limit={} manner={manner} start={start} confirm={} place={place} runs={} oom={} decided_min={least} decided_max={most} \
-         asked={} peak_max={} wrong={} killed={} rules=held:{},forecast:{},hard:{},emergency:{} reaction_max_ms={}",
+        "GUARD item=1 rate={} threads={} limit={} manner={manner} start={start} confirm={} place={} runs={} oom={} decided_min={least} decided_max={most} \
+         asked={} peak_max={} disturbed={} killed={} rules=held:{},forecast:{},hard:{},emergency:{} reaction_max_ms={}",
         trial.rate,
         trial.threads,
         trial.limit,
         confirm(trial.guard),
+        place(trial),
         outcomes.len(),
         sum(|outcome| outcome.oom),
         span(outcomes.iter().filter_map(|outcome| outcome.asked_at)),

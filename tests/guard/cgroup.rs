@@ -65,9 +65,9 @@ impl Cgroup {
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{field:?} in {}: {text}", path.display()))
     }
 
-    /// Processes the kernel's OOM killer has killed here.
-    pub fn oom_kills(&self) -> u64 {
-        self.number("memory.oom_control", Some("oom_kill"))
+    /// Processes the kernel's OOM killer has killed here; `None` when the cgroup is gone.
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.memory.exists().then(|| self.number("memory.oom_control", Some("oom_kill")))
     }
 
     fn files(&self) -> u64 {
@@ -80,7 +80,11 @@ impl Cgroup {
     }
 
     /// The highest usage there has been, less the page cache there is now: a trial reads a few programs at its beginning and no file after that.
+    /// All of the limit when the cgroup is gone, and a container's end with it.
     pub fn peak(&self) -> u64 {
+        if !self.memory.exists() {
+            return self.limit;
+        }
         self.number("memory.max_usage_in_bytes", None).saturating_sub(self.files())
     }
 

@@ -25,9 +25,11 @@ fn without_a_guard_the_kernel_kills_and_the_harness_counts_it() {
         trial(Rate::PerSecond(400.0), 2, Manner::Well, Start::Cold, Place::Below),
         trial(Rate::PerSecond(100.0), 1, Manner::Deaf, quiet, Place::Init),
     ];
+    let trials = trials.into_iter().chain([Trial { place: Place::Docker, limit: 128, guard: Guard::Off, ..Trial::default() }]);
+    let trials: Vec<Trial> = trials.collect();
     let outcomes = cell::run(&trials, 2);
     for (trial, outcome) in trials.iter().zip(&outcomes) {
-        println!("{}", cell::line(&cell::place(trial), trial, std::slice::from_ref(outcome)));
+        println!("{}", cell::line(trial, std::slice::from_ref(outcome)));
         assert_eq!(outcome.oom, 1, "{outcome:#?}\n{}", outcome.log);
         assert!(outcome.peak > 97.0, "{outcome:#?}\n{}", outcome.log);
         assert!(outcome.others_kept, "{outcome:#?}\n{}", outcome.log);

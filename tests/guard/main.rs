@@ -15,5 +15,7 @@ mod cell;
 mod cgroup;
 mod control;
 mod leaker;
+mod matrix;
+mod races;
 mod stage;
 mod trial;

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,18 @@ fn built(variable: &str, name: &str, how: &str) -> PathBuf {
     path
 }
 
+/// The output of a `docker` command that must succeed.
+pub fn docker(words: &[&str]) -> String {
+    let output = Command::new("docker").args(words).output().expect("cannot execute docker; run `tests/setup`");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    assert!(
+        output.status.success(),
+        "docker {words:?}: {}\n(the daemon: `tests/setup docker`; the image: `make build` and `tests/docker/images`)",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
 /// CLOCK_MONOTONIC, as the leaker tells it.
 pub fn monotonic() -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -65,6 +78,8 @@ pub enum Place {
     Below,
     /// PID 1 of a PID namespace, the whole of it in the limited cgroup.
     Init,
+    /// PID 1 of a Docker container with Docker's default capabilities.
+    Docker,
 }
 
 /// A directory of its own that goes at the end.
@@ -203,12 +218,21 @@ impl Log {
     }
 }
 
+/// What keeps a stage up.
+#[derive(Debug)]
+enum Holder {
+    /// `unshare`, with whose end the PID namespace ends.
+    Namespace(Child),
+    /// A container's name, and the `docker logs` that reads its output.
+    Container(String, Child),
+}
+
 /// firstmate in a cgroup, and everything it started. All of it ends when this goes.
 #[derive(Debug)]
 pub struct Stage {
     pub log: Arc<Log>,
     pub directory: Directory,
-    child: Child,
+    holder: Holder,
     /// Last: it waits until the cgroup is empty.
     pub cgroup: Cgroup,
 }
@@ -248,7 +272,50 @@ impl Stage {
         // The signal at the parent's death comes when the *thread* ends that forked: `spawn` is called on the test's own.
         let mut child = command.spawn().expect("cannot execute unshare; run `tests/setup packages`");
         let log = Log::of(child.stdout.take().unwrap());
-        Self { log, directory, child, cgroup }
+        Self { log, directory, holder: Holder::Namespace(child), cgroup }
+    }
+
+    /// As PID 1 of a Docker container with Docker's default capabilities; `{leaker}` is within reach there, and so is `{dir}`.
+    pub fn in_docker(limit: u64, toml: &str, options: &[&str]) -> Self {
+        let directory = Directory::new();
+        // Whoever the services run as leaves notes here.
+        std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let place = directory.0.to_str().unwrap().to_owned();
+        let toml = format!("[firstmate]\nsocket = \"{place}/firstmate.sock\"\nhttp = \"off\"\n{}", toml.replace("{leaker}", "/bin/leaker"));
+        std::fs::write(directory.0.join("firstmate.toml"), directory.filled(&toml)).unwrap();
+        let name = unique();
+        let file = format!("{place}/firstmate.toml");
+        let mounts = [
+            format!("--volume={place}:{place}"),
+            format!("--volume={}:/bin/leaker:ro", leaker().display()),
+            format!("--volume={}:/bin/firstmate:ro", binary().display()),
+            format!("--memory={limit}"),
+            format!("--memory-swap={limit}"),
+        ];
+        let mut words = vec!["run", "--detach", "--no-healthcheck", "--label", "firstmate.test", "--name", &name];
+        words.extend(mounts.iter().map(String::as_str));
+        words.extend(options);
+        let image = std::env::var("FIRSTMATE_BUSYBOX").unwrap_or_else(|_| "firstmate-busybox:test".to_owned());
+        words.extend([image.as_str(), "start", "-f", &file]);
+        docker(&words);
+        let mut logs = Command::new("docker");
+        logs.args(["logs", "--follow", &name]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut logs = logs.spawn().unwrap();
+        let log = Log::of(logs.stdout.take().unwrap());
+        // From here on the container goes with this.
+        let holder = Holder::Container(name.clone(), logs);
+        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &name]);
+        let cgroup = Cgroup::of_process(pid.parse().unwrap_or_else(|_| panic!("{pid:?} is no pid\n{}", log.tail())), limit);
+        Self { log, directory, holder, cgroup }
+    }
+
+    /// Processes the kernel's OOM killer has killed, also when it was the whole container.
+    pub fn oom_kills(&self) -> u64 {
+        match (&self.holder, self.cgroup.oom_kills()) {
+            (_, Some(kills)) => kills,
+            (Holder::Namespace(_), None) => panic!("the cgroup is gone"),
+            (Holder::Container(name, _), None) => u64::from(docker(&["inspect", "--format", "{{.State.OOMKilled}}", name]) == "true"),
+        }
     }
 
     /// A file in the directory.
@@ -293,7 +360,14 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let child = match &mut self.holder {
+            Holder::Namespace(child) => child,
+            Holder::Container(name, logs) => {
+                let _ = Command::new("docker").args(["rm", "--force", "--volumes", name]).output();
+                logs
+            }
+        };
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }

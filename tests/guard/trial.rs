@@ -70,7 +70,7 @@ pub struct Trial {
     /// Loops beside it, outside the cgroup.
     pub busy: u32,
     pub huge: bool,
-    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it two seconds to the line.
+    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it a second or two to the line.
     pub base: Option<f64>,
 }
 
@@ -167,11 +167,11 @@ impl Trial {
         match self.rate {
             Rate::Flat => 0.0,
             #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
-            Rate::PerSecond(rate) => (70.0 - rate * 2.0 / self.limit as f64 * 100.0).max(0.0),
+            Rate::PerSecond(rate) => (73.0 - (4.0 + rate * 1.5) / self.limit as f64 * 100.0).max(0.0),
         }
     }
 
-    pub fn memory_section(&self) -> &'static str {
+    fn memory_section(&self) -> &'static str {
         match self.guard {
             Guard::Off => "[memory]\nrestart_above = \"off\"\n",
             Guard::AtOnce => "[memory]\nconfirm = \"0s\"\n",
@@ -179,8 +179,8 @@ impl Trial {
         }
     }
 
-    /// `dir` is where the leaker finds its word to begin and leaves its notes.
-    pub fn toml(&self, leaker: &str, dir: &str) -> String {
+    fn toml(&self) -> String {
+        let (leaker, dir) = ("{leaker}", "{dir}");
         let limit = self.limit;
         let mut text = self.memory_section().to_owned();
         let term = match self.manner {
@@ -205,10 +205,23 @@ impl Trial {
         text + "\"\n"
     }
 
+    /// What it has while it waits, in MiB.
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
+    pub fn waits_with(&self) -> f64 {
+        (self.base() + 2.0) / 100.0 * self.limit as f64 + 8.0
+    }
+
     /// Starts firstmate, and returns when the leaker waits, or leaks.
     pub fn begin(&self) -> Running {
         let busy = Busy::start(self.busy);
-        let stage = Stage::start(Cgroup::new(self.limit * MIB, self.quota), self.place, &self.toml("{leaker}", "{dir}"), &[]);
+        let (limit, toml) = (self.limit * MIB, self.toml());
+        let stage = match self.place {
+            Place::Below | Place::Init => Stage::start(Cgroup::new(limit, self.quota), self.place, &toml, &[]),
+            Place::Docker => {
+                let share = self.quota.map(|share| format!("--cpus={share}"));
+                Stage::in_docker(limit, &toml, &share.iter().map(String::as_str).collect::<Vec<_>>())
+            }
+        };
         let mut running = Running { trial: self.clone(), stage, others: Vec::new(), overhead: None, _busy: busy };
         if self.start != Start::Cold {
             let stage = &running.stage;
@@ -269,7 +282,7 @@ impl Running {
         let limit = stage.cgroup.limit;
         let crossed = self.overhead.and_then(|overhead| notes.reached((limit / 100 * 75).saturating_sub(overhead)));
         Outcome {
-            oom: stage.cgroup.oom_kills(),
+            oom: stage.oom_kills(),
             reaction: act.as_ref().zip(crossed).map(|((_, at), crossed)| at.saturating_sub(crossed)),
             act: act.map(|(act, _)| act),
             rules,
