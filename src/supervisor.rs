@@ -5,6 +5,7 @@
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
 mod environment;
+mod memory;
 mod output;
 mod probes;
 mod setup;
@@ -34,6 +35,7 @@ use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
 
 use environment::Environments;
+use memory::Memory;
 use output::Output;
 use probes::Probes;
 pub use single::run_single;
@@ -142,6 +144,7 @@ struct Supervisor {
     output: Output,
     probes: Probes,
     desk: Desk,
+    memory: Memory,
     interrupted: bool,
     last_words: String,
 }
@@ -163,7 +166,7 @@ impl Supervisor {
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
-            let deadline = crate::engine::event::earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
+            let deadline = self.next_deadline();
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
@@ -178,7 +181,10 @@ impl Supervisor {
                     self.take_ready(&ready, &mut signals, &mut reaper);
                 }
                 Some(message) = messages.recv() => self.take_message(message),
-                () = sleep => self.events.push_back(Event::Tick),
+                () = sleep => {
+                    self.events.push_back(Event::Tick);
+                    self.check_memory(self.now());
+                }
             }
             self.settle();
         }
@@ -290,18 +296,22 @@ impl Supervisor {
         match action {
             Action::Spawn { run } => self.to_spawn.push(run),
             Action::Signal { run, signal } => {
+                if signal == Signal::KILL {
+                    self.sends_kill(run);
+                }
                 let scope = self.services.get(run.instance.service.0).map_or(Scope::Main, |service| service.stop.scope);
                 let sent = self.trees.stop(run, signal, scope);
                 self.tell_refused(run, &sent);
             }
             Action::KillTree { run } => {
+                self.sends_kill(run);
                 let sent = self.trees.kill_tree(run);
                 self.tell_refused(run, &sent);
                 self.check_cleared(run);
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run),
-            Action::Memory(_) => {}
+            Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
@@ -417,7 +427,7 @@ impl Supervisor {
             match reaper.peek() {
                 Ok(Some(dead)) => {
                     // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
-                    let outcome = dead.outcome().clone();
+                    let outcome = self.outcome_of(&dead);
                     let pid = dead.pid();
                     self.child_died(pid, outcome);
                     dead.reap();

@@ -388,7 +388,7 @@ impl Guard {
         let own = rule == Rule::Own;
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
-        let container = self.trend(now);
+        let container = self.trend(now).max(self.pace.slope());
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
         let signal = match track.policy.action {
