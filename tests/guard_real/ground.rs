@@ -190,12 +190,16 @@ impl Memory {
 }
 
 impl Ground {
-    /// Starts the firstmate.toml in the files.
-    pub fn start(place: Place, name: &str, files: Files, limit: u64, options: &[&str]) -> Self {
+    /// Starts the firstmate.toml in the files. `tmpfs` has a tmpfs at `shm` of their directory.
+    pub fn start(place: Place, name: &str, files: Files, limit: u64, tmpfs: bool) -> Self {
+        let shm = files.inside.join("shm");
         let runner = match &files.sandbox {
             Some(sandbox) => {
                 let cgroup = Cgroup::new(name, limit);
-                let join = format!("echo 0 >{}/cgroup.procs", cgroup.0.display());
+                let mut join = format!("echo 0 >{}/cgroup.procs", cgroup.0.display());
+                if tmpfs {
+                    join += &format!("\nmkdir {0}; mount -t tmpfs -o mode=1777 tmpfs {0}", shm.display());
+                }
                 let firstmate = Firstmate::start(sandbox, &files.path.join("firstmate.toml"), &join);
                 Runner::Native { firstmate, cgroup }
             }
@@ -210,7 +214,10 @@ impl Ground {
                 if std::env::var_os("FIRSTMATE_BINARY").is_some() {
                     all.push(&own);
                 }
-                all.extend(options);
+                let shm = format!("--tmpfs={}:mode=1777", shm.display());
+                if tmpfs {
+                    all.push(&shm);
+                }
                 let container = Container::run(STACK, &all, &["start", "-f", &format!("{}/firstmate.toml", files.inside.display())]);
                 Runner::Docker { container }
             }
@@ -354,6 +361,21 @@ impl Ground {
         let all = self.processes();
         let there = |member: &Process| all.iter().any(|one| one.outer == member.outer && one.started == member.started && !one.zombie);
         crew.0.iter().filter(|member| !there(member)).map(|member| format!("{} ({})", member.name, member.inner)).collect()
+    }
+
+    /// None of these services' instances was started again, for whatever reason.
+    pub fn assert_not_restarted(&self, services: &[&str]) {
+        let status = until("the status is told", || self.status());
+        for service in status.services.iter().filter(|service| services.contains(&service.name.as_str())) {
+            for instance in &service.instances {
+                assert_eq!((instance.run, instance.restarts.total), (1, 0), "{instance:?}\n{}", self.log());
+            }
+        }
+    }
+
+    /// The guard has done nothing, and neither has the kernel.
+    pub fn assert_quiet(&self) {
+        assert_eq!((self.acts(), self.memory().oom_kills), (0, 0), "{:?}\n{}", self.status().map(|status| status.memory), self.log());
     }
 
     /// One command to the stack's Redis.

@@ -11,8 +11,11 @@
 #![allow(unreachable_pub, missing_docs, reason = "modules of one test binary")]
 
 mod beside;
+mod choice;
+mod diagnosis;
 mod docked;
 mod ground;
 mod load;
 mod native;
+mod quiet;
 mod stack;

@@ -81,14 +81,21 @@ $redis->connect('127.0.0.1', 6379, 30.0);
 echo $redis->incr('visits'), "\n";
 "#;
 
-const FILE: &str = r#"
+/// What every file begins with.
+pub const HEAD: &str = r#"
 [firstmate]
 http = "0.0.0.0:9180"
+"#;
+
+const REDIS_SERVICE: &str = r#"
 [services.redis]
 command = "redis-server redis.conf"
 user = "redis"
 ready = { exec = "redis-cli -e ping", every = "500ms", timeout = "5s", failures = 20 }
 start_timeout = "2m"
+"#;
+
+const SERVICES_OF_PHP: &str = r#"
 [services.php-fpm]
 command = "php-fpm8.2 --nodaemonize --fpm-config php-fpm.conf"
 FPM_USER
@@ -114,6 +121,8 @@ pub struct Wish<'a> {
     pub redis: u64,
     /// More for redis.conf.
     pub redis_conf: &'a str,
+    /// Without nginx and php-fpm.
+    pub redis_alone: bool,
     /// The main process of php-fpm is root and its workers become www-data, so that nobody may look into them; else all of it is www-data.
     pub root_master: bool,
 }
@@ -121,7 +130,7 @@ pub struct Wish<'a> {
 impl<'a> Wish<'a> {
     /// 512 MiB, of which Redis holds half.
     pub fn new(name: &'a str, place: Place, more: &'a str) -> Self {
-        Self { name, place, limit: 512 * MIB, more, redis: 256, redis_conf: "", root_master: place == Place::Docker }
+        Self { name, place, limit: 512 * MIB, more, redis: 256, redis_conf: "", redis_alone: false, root_master: place == Place::Docker }
     }
 
     /// Everything up, and every worker has answered a request or could have.
@@ -133,11 +142,12 @@ impl<'a> Wish<'a> {
         files.write("redis.conf", &format!("{REDIS}{}", self.redis_conf));
         files.write("app/index.php", PAGE);
         let user = if self.root_master { "" } else { "user = \"www-data\"" };
-        files.write("firstmate.toml", &format!("{}{}", FILE.replace("FPM_USER", user), self.more));
+        let services = if self.redis_alone { REDIS_SERVICE.to_owned() } else { format!("{REDIS_SERVICE}{}", SERVICES_OF_PHP.replace("FPM_USER", user)) };
+        files.write("firstmate.toml", &format!("{HEAD}{services}{}", self.more));
         if self.redis > 0 {
             dump(&files, self.redis);
         }
-        let ground = Ground::start(self.place, self.name, files, self.limit, &[]);
+        let ground = Ground::start(self.place, self.name, files, self.limit, false);
         ground.wait_until_well();
         ground
     }
