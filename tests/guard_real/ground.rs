@@ -161,7 +161,6 @@ fn leaker_program() -> PathBuf {
 /// What the kernel counts for the cgroup.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Memory {
-    pub usage: u64,
     /// Without the page cache on the file lists.
     pub hard: u64,
     /// Processes the OOM killer killed.
@@ -181,7 +180,6 @@ impl Memory {
         let usage: u64 = number("memory.usage_in_bytes");
         let cache = field(&stat, "total_inactive_file") + field(&stat, "total_active_file");
         Self {
-            usage,
             hard: usage.saturating_sub(cache),
             oom_kills: field(&read("memory.oom_control"), "oom_kill"),
             usage_max: number("memory.max_usage_in_bytes"),
@@ -223,6 +221,15 @@ impl Ground {
             }
         };
         Self { runner, files, place, limit }
+    }
+
+    /// With nothing but what the text says, and the leaker.
+    pub fn plain(place: Place, name: &str, limit: u64, text: &str, tmpfs: bool) -> Self {
+        let files = Files::new(place, name);
+        files.write("firstmate.toml", &format!("{}{text}", super::stack::HEAD));
+        let ground = Self::start(place, name, files, limit, tmpfs);
+        within(PATIENCE, "the status is told", || ground.status().map_err(|why| format!("{why}\n{}", ground.log())));
+        ground
     }
 
     pub fn cgroup(&self) -> PathBuf {
@@ -276,15 +283,17 @@ impl Ground {
         until(part, || self.said().into_iter().find(|line| line.contains(part)).ok_or_else(|| self.log()))
     }
 
-    /// A subcommand, which must succeed.
-    pub fn ask(&self, words: &[&str]) -> String {
-        match &self.runner {
-            Runner::Native { firstmate, .. } => {
-                let (code, text) = firstmate.ask(words);
-                assert_eq!(code, Some(0), "{words:?}: {text}\n{}", self.log());
-                text
-            }
-            Runner::Docker { container } => container.exec_ok(&[&["firstmate"], words].concat()),
+    /// Waits until a service has written this.
+    pub fn wait_for_line(&self, patience: Duration, part: &str) {
+        within(patience, part, || if self.log().lines().any(|line| line.contains(part)) { Ok(()) } else { Err(self.tail()) });
+    }
+
+    /// Looks again and again for so long, and does this each time.
+    pub fn for_as_long_as(&self, time: Duration, mut each: impl FnMut()) {
+        let begin = Instant::now();
+        while begin.elapsed() < time {
+            each();
+            breathe(50);
         }
     }
 
@@ -320,7 +329,8 @@ impl Ground {
         within(PATIENCE * 2, "all is well", || {
             let status = self.status().map_err(|why| format!("{why}\n{}", self.log()))?;
             let instances = status.services.iter().flat_map(|service| &service.instances);
-            let bad: Vec<_> = instances.filter(|one| !one.ready && !matches!(one.state, StateName::Completed | StateName::Stopped)).collect();
+            let bad: Vec<_> =
+                instances.filter(|one| !one.ready && !matches!(one.state, StateName::Completed | StateName::Stopped)).collect();
             if bad.is_empty() { Ok(status) } else { Err(format!("{bad:#?}\n{}", self.log())) }
         })
     }
@@ -334,7 +344,11 @@ impl Ground {
     pub fn leader(&self, name: &str) -> i32 {
         until(name, || {
             let inner = self.instance(name)?.pid.ok_or_else(|| format!("{name} has no process"))?;
-            self.processes().iter().find(|process| process.inner == inner).map(|process| process.outer).ok_or_else(|| format!("{name} is gone"))
+            self.processes()
+                .iter()
+                .find(|process| process.inner == inner)
+                .map(|process| process.outer)
+                .ok_or_else(|| format!("{name} is gone"))
         })
     }
 
@@ -412,13 +426,7 @@ impl Ground {
     pub fn rules(&self) -> String {
         let status = until("the status is told", || self.status());
         let acts = status.memory.map(|memory| memory.acts).unwrap_or_default();
-        let all = [
-            ("held", acts.held),
-            ("forecast", acts.forecast),
-            ("hard", acts.hard),
-            ("emergency", acts.emergency),
-            ("own", acts.own),
-        ];
+        let all = [("held", acts.held), ("forecast", acts.forecast), ("hard", acts.hard), ("emergency", acts.emergency), ("own", acts.own)];
         let told: Vec<String> = all.iter().filter(|(_, count)| *count > 0).map(|(rule, count)| format!("{rule}:{count}")).collect();
         if told.is_empty() { "none".to_owned() } else { told.join("+") }
     }

@@ -142,7 +142,11 @@ impl<'a> Wish<'a> {
         files.write("redis.conf", &format!("{REDIS}{}", self.redis_conf));
         files.write("app/index.php", PAGE);
         let user = if self.root_master { "" } else { "user = \"www-data\"" };
-        let services = if self.redis_alone { REDIS_SERVICE.to_owned() } else { format!("{REDIS_SERVICE}{}", SERVICES_OF_PHP.replace("FPM_USER", user)) };
+        let services = if self.redis_alone {
+            REDIS_SERVICE.to_owned()
+        } else {
+            format!("{REDIS_SERVICE}{}", SERVICES_OF_PHP.replace("FPM_USER", user))
+        };
         files.write("firstmate.toml", &format!("{HEAD}{services}{}", self.more));
         if self.redis > 0 {
             dump(&files, self.redis);
@@ -180,7 +184,9 @@ fn dump(files: &Files, mib: u64) {
         let stream = std::os::unix::net::UnixStream::connect(&socket).map_err(|error| error.to_string())?;
         super::native::client::redis(stream, command)
     };
-    let ok = |command: String| within(Duration::from_secs(60), &command, || ask(&command).and_then(|got| if got == "+OK" { Ok(()) } else { Err(got) }));
+    let ok = |command: String| {
+        within(Duration::from_secs(60), &command, || ask(&command).and_then(|got| if got == "+OK" { Ok(()) } else { Err(got) }))
+    };
     ok(format!("DEBUG POPULATE {} key {}", mib * 4, 256 * 1024));
     ok("SAVE".to_owned());
     server.kill().unwrap();
