@@ -461,7 +461,11 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{:?}\n{:#?}", self.memory(), self.status().map(|status| status.memory));
+            // A container that has ended has no address any more; one complaint is enough.
+            let state = std::panic::AssertUnwindSafe(|| (self.memory(), self.status().map(|status| status.memory)));
+            if let Ok((memory, status)) = std::panic::catch_unwind(state) {
+                eprintln!("{memory:?}\n{status:#?}");
+            }
         }
     }
 }
