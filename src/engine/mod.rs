@@ -5,11 +5,13 @@
 
 mod backoff;
 pub mod event;
+mod guard;
 mod instance;
 pub mod memory;
 pub mod outcome;
 mod probe;
 pub mod signal;
+pub mod size;
 pub mod spec;
 mod stack;
 pub mod status;
