@@ -39,10 +39,6 @@ impl Memory {
         let toll = Toll::new(watch.counters().oom_kills());
         Self { watch, toll, check_at: Timestamp::ZERO, files }
     }
-
-    pub(super) const fn next_deadline(&self) -> Timestamp {
-        self.check_at
-    }
 }
 
 impl Supervisor {
@@ -166,9 +162,10 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+    /// When something is due at the latest.
+    pub(super) fn next_deadline(&self) -> Timestamp {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
-        earlier(own, Some(self.memory.next_deadline()))
+        own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
     }
 }
 
