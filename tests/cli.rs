@@ -362,3 +362,31 @@ fn check_config_says_yes_in_one_line_or_lists_every_problem() {
     let (code, stdout, stderr) = check(good, &["-f", "nope.toml"]);
     assert!(code == 2 && stdout.is_empty() && stderr.starts_with("error: ") && stderr.contains("nope.toml"), "{stderr}");
 }
+
+#[test]
+fn a_limit_of_memory_that_is_none_starts_nothing() {
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("firstmate.toml"), "[services.web]\ncommand = \"sleep 1\"\n").unwrap();
+    let run = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = command(arguments);
+        command.current_dir(directory.path()).envs(variable.map(|text| ("FIRSTMATE_MEMORY_LIMIT", text)));
+        ended(command)
+    };
+    let variable = "\
+error: the environment variable FIRSTMATE_MEMORY_LIMIT cannot be used: a limit of memory is a size such as 512MiB, or auto
+  = help: mend it, or unset it to go by the file or the container
+";
+    assert_eq!(run(&["start"], Some("75%")), say(2, "", variable));
+    assert_eq!(run(&[], Some("75%")), say(2, "", variable));
+    assert_eq!(run(&["check-config"], Some("75%")), say(2, "", variable));
+    assert_eq!(run(&["check-config"], Some("512MiB")).0, 0);
+    for arguments in [&["start", "--memory-limit", "75%"][..], &["--memory-limit", "75%"]] {
+        let (code, stdout, stderr) = run(arguments, None);
+        assert_eq!((code, stdout.as_str()), (2, ""));
+        let why = "error: invalid value '75%' for '--memory-limit <SIZE|auto>': a limit of memory is a size such as 512MiB, or auto\n";
+        assert!(stderr.starts_with(why), "{stderr}");
+    }
+    // It belongs to a file, and to the firstmate that runs it.
+    assert_eq!(run(&["start", "web", "--memory-limit", "1G"], None).0, 2);
+    assert_eq!(run(&["--memory-limit", "1G", "--", "true"], None).0, 2);
+}

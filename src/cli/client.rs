@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::output::Failure;
-use crate::config::{self, Inputs};
+use crate::config::{self, GivenLimit, Inputs};
 use crate::server::{SocketPath, printable, sockets_of};
 
 /// Exit code for a supervisor that does not answer, or a name nobody has.
@@ -86,7 +86,7 @@ fn socket_of_the_file() -> Option<SocketPath> {
     let env = std::env::vars_os().collect();
     let path = config::find(None, &env, &std::env::current_dir().ok()?).ok()?;
     // A file that is wrong now was right when firstmate read it, but what it says now cannot be told.
-    let loaded = config::load(&path, &Inputs { env, port: None, env_files: Vec::new() }).ok()?;
+    let loaded = config::load(&path, &Inputs { env, memory_limit: Some(GivenLimit::Auto), ..Inputs::default() }).ok()?;
     loaded.settings.socket.map(|socket| SocketPath::parse(socket.as_os_str()))
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::output::{Failure, err, is_colored};
-use crate::config::{self, Diagnostic, Inputs, Loaded};
+use crate::config::{self, Diagnostic, GivenLimit, Inputs, Loaded};
 
 /// Exit code for a file that cannot be used.
 const BAD_FILE: u8 = 2;
@@ -28,7 +28,7 @@ pub(super) struct FileArgs {
 /// # Errors
 ///
 /// Exit code 2 when there is none or it is wrong; every diagnostic, warnings too, is on stderr by then.
-pub(super) fn load(args: &FileArgs) -> Result<Loaded, Failure> {
+pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>) -> Result<Loaded, Failure> {
     let env = std::env::vars_os().collect();
     let directory = std::env::current_dir().map_err(|error| {
         Failure::new(BAD_FILE, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
@@ -40,7 +40,7 @@ pub(super) fn load(args: &FileArgs) -> Result<Loaded, Failure> {
             return Err(Failure::shown(BAD_FILE));
         }
     };
-    match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone() }) {
+    match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone(), memory_limit }) {
         Ok(loaded) => Ok(loaded),
         Err(diagnostics) => {
             diagnostics.iter().for_each(show);

@@ -36,7 +36,7 @@ struct Cli {
     #[command(flatten)]
     run: start::RunArgs,
     /// Run one program instead of a file: forward signals, reap orphans, exit with its code or 128 + its signal
-    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["file", "port", "env_files", "http", "socket"])]
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["file", "port", "env_files", "memory_limit", "http", "socket"])]
     single: Vec<OsString>,
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::load::{self, FileArgs};
 use super::output::Failure;
 use super::{client, verbs};
-use crate::config::Http;
+use crate::config::{GivenLimit, Http};
 use crate::server::SocketPath;
 use crate::supervisor::{self, Options};
 
@@ -33,6 +33,10 @@ Exit codes:
 pub(super) struct RunArgs {
     #[command(flatten)]
     file: FileArgs,
+    /// The container's memory, for the memory guard, where the platform hides it [default: $FIRSTMATE_MEMORY_LIMIT, else the file's, else
+    /// what is found]
+    #[arg(long, value_name = "SIZE|auto", value_parser = GivenLimit::parse)]
+    memory_limit: Option<GivenLimit>,
     /// Answer probes over HTTP on this address, or not at all [default: the file's; else 0.0.0.0:9180 as PID 1]
     #[arg(long, value_name = "ADDR:PORT|off", value_parser = parse_http)]
     http: Option<Http>,
@@ -46,7 +50,7 @@ pub(super) struct RunArgs {
 #[command(after_help = START_EXIT_CODES)]
 pub(super) struct StartArgs {
     /// Services (web), instances (web.1) or all, of the firstmate that runs already
-    #[arg(value_name = "NAME", conflicts_with_all = ["file", "port", "env_files", "http"])]
+    #[arg(value_name = "NAME", conflicts_with_all = ["file", "port", "env_files", "memory_limit", "http"])]
     names: Vec<String>,
     #[command(flatten)]
     run: RunArgs,
@@ -64,7 +68,7 @@ pub(super) fn run(args: &StartArgs) -> Result<u8, Failure> {
 }
 
 pub(super) fn run_file(args: &RunArgs) -> Result<u8, Failure> {
-    let loaded = load::load(&args.file)?;
+    let loaded = load::load(&args.file, args.memory_limit)?;
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
     let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse) };
     Ok(supervisor::run(loaded, options))

@@ -14,17 +14,19 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::values::{LONGEST, nearest, parse_duration, parse_size, show_duration};
+use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration, parse_percent, parse_size, show_duration, show_size};
 use super::{Diagnostic, Http, Source, command_line, procfile};
 use crate::engine::Signal;
-use crate::engine::spec::{Backoff, Check, Command, Condition, Kind, Limit, Probe, Resource, Restart, Scope};
+use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Resource, Restart, Scope, Victim};
 
 /// Keys of the whole file.
-const TOP_KEYS: [&str; 4] = ["firstmate", "include", "procfile", "services"];
+const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
 /// Keys of `[firstmate]`.
 const FIRSTMATE_KEYS: [&str; 4] = ["http", "socket", "stop_timeout", "drain"];
+/// Keys of `[memory]`.
+const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 25] = [
+const SERVICE_KEYS: [&str; 28] = [
     "command",
     "type",
     "instances",
@@ -39,8 +41,10 @@ const SERVICE_KEYS: [&str; 25] = [
     "stop_signal",
     "stop_timeout",
     "signal_scope",
+    "reload_signal",
     "ready",
     "live",
+    "memory",
     "user",
     "group",
     "working_dir",
@@ -49,9 +53,11 @@ const SERVICE_KEYS: [&str; 25] = [
     "inherit_env",
     "umask",
     "nice",
+    "oom_score_adj",
     "limits",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
+const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
 const PROBE_KEYS: [&str; 8] = ["http", "tcp", "exec", "every", "timeout", "failures", "successes", "initial_delay"];
 
 /// More copies than this of one service are a slip of the finger.
@@ -68,6 +74,8 @@ pub struct Parsed {
     pub source: Rc<Source>,
     /// `[firstmate]`.
     pub firstmate: Firstmate,
+    /// `[memory]`.
+    pub memory: MemoryTable,
     /// Globs.
     pub include: Vec<Spanned<String>>,
     /// A Procfile whose entries belong to this file.
@@ -91,6 +99,38 @@ pub struct Firstmate {
     pub stop_timeout: Option<Duration>,
     /// After the stop was asked for.
     pub drain: Option<Spanned<Duration>>,
+}
+
+/// `[memory]`, each key as far as it could be read.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryTable {
+    /// In bytes; `None` is "auto".
+    pub limit: Option<Spanned<u64>>,
+    /// `Some(None)` is "off".
+    pub restart_above: Option<Spanned<Option<Amount>>>,
+    /// How long it must have been above that.
+    pub confirm: Option<Duration>,
+    /// Restart without waiting.
+    pub hard_above: Option<Spanned<Amount>>,
+    /// SIGKILL.
+    pub emergency_above: Option<Spanned<Amount>>,
+    /// A cgroup for each service.
+    pub cgroups: Option<bool>,
+    /// A line could not be read, so that nothing can be said about their order.
+    pub lines_are_bad: bool,
+}
+
+/// `memory` of a service.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDraft {
+    /// A line of each instance's own.
+    pub restart_above: Option<Spanned<Amount>>,
+    /// What is done with it.
+    pub action: MemoryAction,
+    /// Whether it may be chosen.
+    pub victim: Victim,
+    /// `action = "reload"`, which needs a `reload_signal`: its place.
+    reload: Option<Range<usize>>,
 }
 
 /// One service as far as its own table tells.
@@ -132,10 +172,14 @@ pub struct Draft {
     pub stop_timeout: Option<Duration>,
     /// Who gets signals.
     pub scope: Option<Scope>,
+    /// Makes it read its configuration anew.
+    pub reload_signal: Option<Signal>,
     /// May it take work.
     pub ready: Option<Spanned<Probe>>,
     /// Must it be restarted.
     pub live: Option<Spanned<Probe>>,
+    /// What the memory guard may do with it.
+    pub memory: MemoryDraft,
     /// Name or number.
     pub user: Option<String>,
     /// Name or number.
@@ -152,6 +196,8 @@ pub struct Draft {
     pub umask: Option<u32>,
     /// -20 to 19.
     pub nice: Option<i32>,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
     /// Resource limits.
     pub limits: Vec<Limit>,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
@@ -185,8 +231,10 @@ impl Draft {
             stop_signals: None,
             stop_timeout: None,
             scope: None,
+            reload_signal: None,
             ready: None,
             live: None,
+            memory: MemoryDraft::default(),
             user: None,
             group: None,
             working_dir: None,
@@ -195,6 +243,7 @@ impl Draft {
             inherit_env: None,
             umask: None,
             nice: None,
+            oom_score_adj: None,
             limits: Vec::new(),
             procfile_index: None,
             refined: false,
@@ -229,6 +278,7 @@ pub fn parse(file: &Path, bytes: &[u8]) -> (Option<Parsed>, Vec<Diagnostic>) {
     let mut parsed = Parsed {
         source: Rc::clone(&source),
         firstmate: Firstmate::default(),
+        memory: MemoryTable::default(),
         include: Vec::new(),
         procfile: None,
         services: Vec::new(),
@@ -451,6 +501,12 @@ impl Walk<'_> {
                     parsed.main_only.push(Spanned::new(key.span(), "include"));
                     parsed.include = self.strings(value, "a path or a glob such as \"conf.d/*.toml\"");
                 }
+                "memory" => {
+                    parsed.main_only.push(Spanned::new(key.span(), "[memory]"));
+                    if let Some(table) = self.table(value, "a table such as [memory]") {
+                        self.memory(table, &mut parsed.memory);
+                    }
+                }
                 "procfile" => {
                     parsed.main_only.push(Spanned::new(key.span(), "procfile"));
                     parsed.procfile = self.filled(value, "the path of a Procfile").map(|path| Spanned::new(value.span(), path.to_owned()));
@@ -502,6 +558,156 @@ impl Walk<'_> {
         }
     }
 
+    fn memory(&mut self, table: &DeTable<'_>, out: &mut MemoryTable) {
+        for (key, value) in table.iter() {
+            let name = key.get_ref().as_ref();
+            match name {
+                "limit" => out.limit = self.memory_limit(value),
+                "restart_above" if value.get_ref().as_str() == Some("off") => out.restart_above = Some(Spanned::new(value.span(), None)),
+                "restart_above" => {
+                    let line = self.amount(value, name, "a share of the limit such as \"75%\", a size such as \"400MiB\", or \"off\"");
+                    out.lines_are_bad |= line.is_none();
+                    out.restart_above = line.map(|line| Spanned::new(value.span(), Some(line)));
+                }
+                "confirm" => out.confirm = self.duration(value),
+                "hard_above" | "emergency_above" => {
+                    let line = self.amount(value, name, "a share of the limit such as \"92%\", or a size such as \"480MiB\"");
+                    out.lines_are_bad |= line.is_none();
+                    let line = line.map(|line| Spanned::new(value.span(), line));
+                    *(if name == "hard_above" { &mut out.hard_above } else { &mut out.emergency_above }) = line;
+                }
+                "cgroups" => out.cgroups = self.boolean(value),
+                other => self.unknown_key(other, key.span(), "in [memory]", &MEMORY_KEYS),
+            }
+        }
+    }
+
+    fn memory_limit(&mut self, value: &Value<'_>) -> Option<Spanned<u64>> {
+        const EXPECTED: &str = "a size such as \"512MiB\", or \"auto\"";
+        match value.get_ref() {
+            DeValue::String(text) if text == "auto" => None,
+            DeValue::String(text) if text.contains('%') => {
+                self.error_help(value.span(), "limit is what every percentage is of, so it cannot be one", format!("write {EXPECTED}"));
+                None
+            }
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Float(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => self.memory_size(value, "limit", EXPECTED).map(|bytes| Spanned::new(value.span(), bytes)),
+        }
+    }
+
+    /// A share of the limit in force, or a size.
+    fn amount(&mut self, value: &Value<'_>, what: &str, expected: &str) -> Option<Amount> {
+        match value.get_ref() {
+            DeValue::String(text) if text.contains('%') => match parse_percent(text) {
+                Ok(percent) => Some(Amount::Percent(percent)),
+                Err(message) => {
+                    self.error(value.span(), format!("{what}: {message}"));
+                    None
+                }
+            },
+            // 0.75 is no number of bytes: a share is meant.
+            DeValue::Float(_) => {
+                self.mismatch(value, expected);
+                if let Some(share) = float(value.get_ref()).filter(|share| *share > 0.0 && *share <= 1.0)
+                    && let Some(problem) = self.problems.last_mut()
+                {
+                    // At most a hundredth of a percent, so that 0.29 does not read 28.999999999999996.
+                    problem.help = Some(format!("write \"{}%\"", (share * 10_000.0).round() / 100.0));
+                }
+                None
+            }
+            DeValue::String(_)
+            | DeValue::Integer(_)
+            | DeValue::Boolean(_)
+            | DeValue::Datetime(_)
+            | DeValue::Array(_)
+            | DeValue::Table(_) => self.memory_size(value, what, expected).map(Amount::Bytes),
+        }
+    }
+
+    /// So much memory: neither so little that a unit was forgotten, nor more than there can be.
+    fn memory_size(&mut self, value: &Value<'_>, what: &str, expected: &str) -> Option<u64> {
+        let size = match value.get_ref() {
+            DeValue::String(text) => parse_size(text).ok(),
+            DeValue::Integer(_) => integer(value.get_ref()).and_then(|bytes| u64::try_from(bytes).ok()),
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                self.mismatch(value, expected);
+                return None;
+            }
+        };
+        let Some(size) = size else {
+            self.error(value.span(), format!("{what}: expected {expected}"));
+            return None;
+        };
+        if size < LEAST_MEMORY {
+            let help = match size {
+                // `limit` cannot be a share.
+                1..=100 if what != "limit" => format!("write \"{size}%\" for a share of the limit, or \"{size}MiB\""),
+                _ => format!("write its unit: {expected}"),
+            };
+            self.error_help(value.span(), format!("{what} is {}, less than any program needs", show_size(size)), help);
+            return None;
+        }
+        if size > MOST_MEMORY {
+            self.error(value.span(), format!("{what} is more than {}", show_size(MOST_MEMORY)));
+            return None;
+        }
+        Some(size)
+    }
+
+    fn service_memory(&mut self, value: &Value<'_>, out: &mut MemoryDraft) {
+        let Some(table) = self.table(value, "a table such as { restart_above = \"200MiB\" }") else { return };
+        for (key, value) in table.iter() {
+            match key.get_ref().as_ref() {
+                "restart_above" if value.get_ref().as_str() == Some("off") => self.error_help(
+                    value.span(),
+                    "a service has no line of its own unless one is given",
+                    "remove it; victim = \"never\" keeps the service from being chosen for the container's sake",
+                ),
+                "restart_above" => {
+                    let line = self.amount(value, "restart_above", "a size such as \"200MiB\", or a share of the limit such as \"30%\"");
+                    out.restart_above = line.map(|line| Spanned::new(value.span(), line));
+                }
+                "action" => self.memory_action(value, out),
+                "victim" => {
+                    let choices = [("auto", Victim::Auto), ("last", Victim::Last), ("never", Victim::Never)];
+                    out.victim = self.choice(value, "victim", &choices).unwrap_or_default();
+                }
+                other => self.unknown_key(other, key.span(), "in memory", &SERVICE_MEMORY_KEYS),
+            }
+        }
+    }
+
+    fn memory_action(&mut self, value: &Value<'_>, out: &mut MemoryDraft) {
+        const EXPECTED: &str = "\"restart\", \"reload\" or a signal such as \"signal:USR2\"";
+        let Some(word) = self.string(value, EXPECTED) else { return };
+        match word.split_once(':') {
+            None if word == "restart" => {}
+            None if word == "reload" => out.reload = Some(value.span()),
+            Some(("signal", name)) => match Signal::parse(name) {
+                Some(signal) => {
+                    if self.is_handled(signal, value.span(), "action") {
+                        out.action = MemoryAction::Signal(signal);
+                    }
+                }
+                None => self.unknown_signal(name, value.span(), "signal:", EXPECTED),
+            },
+            None | Some(_) => {
+                let help = match (Signal::parse(word), nearest(word, ["restart", "reload"])) {
+                    (Some(signal), _) => format!("write \"signal:{}\"", signal.to_string().trim_start_matches("SIG")),
+                    (None, Some(near)) => format!("did you mean \"{near}\"?"),
+                    (None, None) => format!("expected {EXPECTED}"),
+                };
+                self.error_help(value.span(), format!("unknown action `{word}`"), help);
+            }
+        }
+    }
+
     fn http(&mut self, value: &Value<'_>) -> Option<Http> {
         let text = self.string(value, "an address such as \"0.0.0.0:9180\", or \"off\"")?;
         if text == "off" {
@@ -547,6 +753,18 @@ impl Walk<'_> {
         for (key, value) in table.iter() {
             self.service_key(key.get_ref(), key.span(), value, &mut draft);
         }
+        if let Some(span) = draft.memory.reload.clone() {
+            match draft.reload_signal {
+                Some(signal) => draft.memory.action = MemoryAction::Signal(signal),
+                // One that is there but bad has been complained about.
+                None if table.contains_key("reload_signal") => {}
+                None => self.error_help(
+                    span,
+                    format!("firstmate does not know how `{name}` is reloaded"),
+                    "add reload_signal = \"HUP\", or whichever signal makes it start afresh",
+                ),
+            }
+        }
         Some(draft)
     }
 
@@ -586,8 +804,12 @@ impl Walk<'_> {
             "stop_signal" => draft.stop_signals = self.stop_signals(value),
             "stop_timeout" => draft.stop_timeout = self.duration(value),
             "signal_scope" => draft.scope = self.choice(value, "signal scope", &[("main", Scope::Main), ("group", Scope::Group)]),
+            "reload_signal" => {
+                draft.reload_signal = self.signal(value).filter(|signal| self.is_handled(*signal, value.span(), "reload_signal"))
+            }
             "ready" => draft.ready = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
             "live" => draft.live = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
+            "memory" => self.service_memory(value, &mut draft.memory),
             "user" => draft.user = self.account(value, "user"),
             "group" => draft.group = self.account(value, "group"),
             "working_dir" => draft.working_dir = self.filled(value, "a path such as \"/srv/app\"").map(PathBuf::from),
@@ -596,6 +818,7 @@ impl Walk<'_> {
             "inherit_env" => draft.inherit_env = self.boolean(value),
             "umask" => draft.umask = self.umask(value),
             "nice" => draft.nice = self.number(value, "nice", -20, 19),
+            "oom_score_adj" => draft.oom_score_adj = self.number(value, "oom_score_adj", -1000, 1000),
             "limits" => draft.limits = self.limits(value),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
@@ -737,17 +960,32 @@ impl Walk<'_> {
             return signal;
         }
         match value.get_ref().as_str() {
-            Some(text) => {
-                let upper = text.trim().to_ascii_uppercase();
-                let help = match nearest(upper.strip_prefix("SIG").unwrap_or(&upper), Signal::known_names()) {
-                    Some(near) => format!("did you mean \"{near}\"?"),
-                    None => format!("expected {EXPECTED}; see `kill -l`"),
-                };
-                self.error_help(value.span(), format!("unknown signal `{text}`"), help);
-            }
+            Some(text) => self.unknown_signal(text, value.span(), "", EXPECTED),
             None => self.error(value.span(), "a signal's number must be from 1 to 64"),
         }
         None
+    }
+
+    /// `prefix` is what stands before the signal's name in the value.
+    fn unknown_signal(&mut self, text: &str, span: Range<usize>, prefix: &str, expected: &str) {
+        let upper = text.trim().to_ascii_uppercase();
+        let help = match nearest(upper.strip_prefix("SIG").unwrap_or(&upper), Signal::known_names()) {
+            Some(near) => format!("did you mean \"{prefix}{near}\"?"),
+            None => format!("expected {expected}; see `kill -l`"),
+        };
+        self.error_help(span, format!("unknown signal `{text}`"), help);
+    }
+
+    /// Whether a program can do anything about that signal; KILL and STOP it never sees.
+    fn is_handled(&mut self, signal: Signal, span: Range<usize>, key: &str) -> bool {
+        let help = match signal {
+            Signal::KILL => "write action = \"restart\": after stop_timeout it sends SIGKILL too",
+            Signal::STOP => "name a signal that the program answers by giving memory back",
+            _ => return true,
+        };
+        let help = if key == "reload_signal" { "name the signal that the program answers by reading its configuration anew" } else { help };
+        self.error_help(span, format!("no program can answer {signal}"), help);
+        false
     }
 
     fn stop_signals(&mut self, value: &Value<'_>) -> Option<Vec<Signal>> {

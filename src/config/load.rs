@@ -3,6 +3,7 @@
 //! The only part of the room that touches the file system. Every relative path is taken from the directory of the main file, included
 //! files' paths too, so that a definition means the same wherever it is kept; only a Procfile's own entries run in the Procfile's directory.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -15,12 +16,14 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::dotenv::{self, Env};
-use super::file::{self, Draft, Firstmate, Parsed};
+use super::file::{self, Draft, Firstmate, MemoryTable, Parsed};
 use super::procfile::{self, Procfile};
-use super::values::{nearest, show_duration};
-use super::{Diagnostic, Settings, Severity, Source, command_line};
+use super::values::{nearest, show_amount, show_duration, show_size};
+use super::{Diagnostic, GivenLimit, Settings, Severity, Source, command_line};
 use crate::engine::Signal;
-use crate::engine::spec::{Condition, Dependency, Kind, Launch, Memory, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop};
+use crate::engine::spec::{
+    Amount, Condition, Dependency, Kind, Launch, Memory, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
+};
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
 const LARGEST_FILE: u64 = 1024 * 1024;
@@ -28,6 +31,8 @@ const LARGEST_FILE: u64 = 1024 * 1024;
 const MOST_INCLUDES: usize = 1_000;
 /// Where the last place of the search order is.
 const SYSTEM_FILE: &str = "/etc/firstmate/firstmate.toml";
+/// The environment variable that gives the limit of memory, below `--memory-limit` and above the file.
+pub const MEMORY_LIMIT: &str = "FIRSTMATE_MEMORY_LIMIT";
 /// Names the command line gives a meaning of its own.
 const RESERVED: [&str; 1] = ["all"];
 /// How long a run may take to become ready unless its file says otherwise; the product's contract.
@@ -66,6 +71,8 @@ pub struct Inputs {
     pub port: Option<u16>,
     /// `-e`: read instead of the Procfile's `.env`, for every service.
     pub env_files: Vec<PathBuf>,
+    /// `--memory-limit`: wins over $FIRSTMATE_MEMORY_LIMIT and the file.
+    pub memory_limit: Option<GivenLimit>,
 }
 
 /// The file to use: `-f FILE`, `$FIRSTMATE_CONFIG`, `./firstmate.toml`, `./Procfile`, `/etc/firstmate/firstmate.toml`. Whether an explicit
@@ -107,22 +114,23 @@ pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
     }
     let bytes = read(&absolute).map_err(|why| vec![Diagnostic::whole(Severity::Error, &shown, format!("cannot read the file: {why}"))])?;
     let mut join = Join { base, inputs, problems: Vec::new(), drafts: Vec::new(), incomplete: false, procfile_port: None };
-    let (format, firstmate, main) = if absolute.extension() == Some(OsStr::new("toml")) {
+    let (format, firstmate, memory, main) = if absolute.extension() == Some(OsStr::new("toml")) {
         let (parsed, problems) = file::parse(&shown, &bytes);
         join.take(problems);
         let Some(parsed) = parsed else { return Err(join.finish()) };
         let main = Rc::clone(&parsed.source);
-        (Format::Toml, join.toml(parsed, &absolute), main)
+        let (firstmate, memory) = join.toml(parsed, &absolute);
+        (Format::Toml, firstmate, memory, main)
     } else {
         let (parsed, problems) = procfile::parse(&shown, &bytes);
         join.take(problems);
         let Some(parsed) = parsed else { return Err(join.finish()) };
         let main = Rc::clone(&parsed.source);
         join.procfile(&parsed, &absolute);
-        (Format::Procfile, Firstmate::default(), main)
+        (Format::Procfile, Firstmate::default(), MemoryTable::default(), main)
     };
     join.env_files();
-    let (spec, settings) = join.assemble(&main, firstmate);
+    let (spec, settings) = join.assemble(&main, firstmate, memory);
     let problems = join.finish();
     match spec {
         Some(spec) if !problems.iter().any(Diagnostic::is_error) => {
@@ -145,7 +153,7 @@ pub fn check_toml(file: &Path, bytes: &[u8]) -> Result<Spec, Vec<Diagnostic>> {
     let Some(parsed) = parsed else { return Err(join.finish()) };
     join.incomplete |= parsed.broken || !parsed.include.is_empty() || parsed.procfile.is_some();
     join.drafts = parsed.services;
-    let (spec, _) = join.assemble(&parsed.source, parsed.firstmate);
+    let (spec, _) = join.assemble(&parsed.source, parsed.firstmate, parsed.memory);
     let problems = join.finish();
     match spec {
         Some(spec) if !problems.iter().any(Diagnostic::is_error) => Ok(spec),
@@ -218,7 +226,7 @@ impl Join<'_> {
         }
     }
 
-    fn toml(&mut self, main: Parsed, path: &Path) -> Firstmate {
+    fn toml(&mut self, main: Parsed, path: &Path) -> (Firstmate, MemoryTable) {
         self.incomplete |= main.broken;
         let mut procfile_source = None;
         if let Some(name) = &main.procfile {
@@ -243,7 +251,7 @@ impl Join<'_> {
             self.merge(draft);
         }
         self.includes(&main.source, &main.include, path);
-        main.firstmate
+        (main.firstmate, main.memory)
     }
 
     fn includes(&mut self, source: &Source, globs: &[Spanned<String>], main: &Path) {
@@ -455,8 +463,9 @@ impl Join<'_> {
         }
     }
 
-    fn assemble(&mut self, main: &Source, firstmate: Firstmate) -> (Option<Spec>, Settings) {
+    fn assemble(&mut self, main: &Source, firstmate: Firstmate, memory: MemoryTable) -> (Option<Spec>, Settings) {
         let drafts = std::mem::take(&mut self.drafts);
+        let memory = self.memory(main, &drafts, &memory);
         if drafts.is_empty() && !self.incomplete && !self.problems.iter().any(Diagnostic::is_error) {
             self.problems.push(
                 Diagnostic::whole(Severity::Error, main.file(), "the file defines no service")
@@ -524,7 +533,99 @@ impl Join<'_> {
                 .push(main.warning(drain.span(), message).help("raise stop_timeout above it, and the platform's own patience too"));
         }
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
-        (Some(Spec { services, stop_timeout, drain, memory: Memory::default() }), Settings { http: firstmate.http, socket })
+        (Some(Spec { services, stop_timeout, drain, memory }), Settings { http: firstmate.http, socket })
+    }
+
+    /// The limit that was given: `--memory-limit`, else $FIRSTMATE_MEMORY_LIMIT, else the file's; `None` is what the container has.
+    fn memory_limit(&mut self, table: &MemoryTable) -> Option<u64> {
+        let variable = self.inputs.env.get(OsStr::new(MEMORY_LIMIT)).filter(|text| !text.is_empty());
+        let given = self.inputs.memory_limit.or_else(|| match GivenLimit::parse(&variable?.to_string_lossy()) {
+            Ok(limit) => Some(limit),
+            Err(why) => {
+                let message = format!("the environment variable {MEMORY_LIMIT} cannot be used: {why}");
+                self.problems.push(
+                    Diagnostic::whole(Severity::Error, Path::new(""), message)
+                        .help("mend it, or unset it to go by the file or the container"),
+                );
+                None
+            }
+        });
+        match given {
+            Some(GivenLimit::Bytes(bytes)) => Some(bytes),
+            Some(GivenLimit::Auto) => None,
+            None => table.limit.as_ref().map(|limit| *limit.get_ref()),
+        }
+    }
+
+    /// `[memory]`, with the order of its lines and what services' own lines make of it.
+    fn memory(&mut self, main: &Source, drafts: &[Draft], table: &MemoryTable) -> Memory {
+        let default = Memory::default();
+        let memory = Memory {
+            limit: self.memory_limit(table),
+            restart_above: table.restart_above.as_ref().map_or(default.restart_above, |line| *line.get_ref()),
+            confirm: table.confirm.unwrap_or(default.confirm),
+            hard_above: table.hard_above.as_ref().map_or(default.hard_above, |line| *line.get_ref()),
+            emergency_above: table.emergency_above.as_ref().map_or(default.emergency_above, |line| *line.get_ref()),
+            cgroups: table.cgroups.unwrap_or(default.cgroups),
+        };
+        if table.lines_are_bad {
+            return memory;
+        }
+        let hard = Line { key: "hard_above", amount: memory.hard_above, span: table.hard_above.as_ref().map(Spanned::span) };
+        let emergency =
+            Line { key: "emergency_above", amount: memory.emergency_above, span: table.emergency_above.as_ref().map(Spanned::span) };
+        let restart =
+            memory.restart_above.map(|amount| Line { key: "restart_above", amount, span: table.restart_above.as_ref().map(Spanned::span) });
+        let mut order: Vec<&Line> = restart.iter().collect();
+        order.extend([&hard, &emergency]);
+        for (lower, upper) in order.iter().zip(order.iter().skip(1)) {
+            // The later one is marked where both were written: whoever reads on from there meets the contradiction.
+            let Some(span) = upper.span.as_ref().or(lower.span.as_ref()) else { continue };
+            if compare(lower.amount, upper.amount, memory.limit).is_some_and(|order| order != Ordering::Less) {
+                let message = format!("{} ({lower}) must be below {} ({upper})", lower.key, upper.key);
+                let help = format!("lower {}, or raise {}", lower.key, upper.key);
+                self.problems.push(main.error(span.clone(), message).help(help));
+            }
+        }
+        for line in order {
+            let Some(span) = &line.span else { continue };
+            if let (Amount::Bytes(bytes), Some(limit)) = (line.amount, memory.limit)
+                && bytes > limit
+            {
+                let message = format!("{} ({line}) is above the limit ({}), so it is never crossed", line.key, show_size(limit));
+                self.problems.push(main.error(span.clone(), message).help("lower it, or raise the limit"));
+            }
+        }
+        self.own_lines(main, drafts, &memory, restart.as_ref());
+        memory
+    }
+
+    /// Lines of services that can never apply.
+    fn own_lines(&mut self, main: &Source, drafts: &[Draft], memory: &Memory, restart: Option<&Line>) {
+        for draft in drafts {
+            let Some(own) = &draft.memory.restart_above else { continue };
+            let place = |span: Option<&Range<usize>>| span.map(|span| main.place(span.start));
+            let (message, note, help) = match restart {
+                None => (
+                    format!("the line of `{}` never applies: the memory guard is off", draft.name),
+                    Some("restart_above = \"off\" in [memory] is for services' own lines too".to_owned()),
+                    "remove it, or switch the guard on",
+                ),
+                Some(line) if compare(*own.get_ref(), line.amount, memory.limit) == Some(Ordering::Greater) => (
+                    format!(
+                        "the line of `{}` ({}) never applies: the container's own ({line}) is reached before",
+                        draft.name,
+                        show_amount(*own.get_ref())
+                    ),
+                    place(line.span.as_ref()).map(|place| format!("the container's is at {place}")),
+                    "lower it, or raise restart_above in [memory]",
+                ),
+                Some(_) => continue,
+            };
+            let mut problem = draft.source.warning(own.span(), message).help(help);
+            problem.notes.extend(note);
+            self.problems.push(problem);
+        }
     }
 
     fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
@@ -620,7 +721,11 @@ impl Join<'_> {
             },
             ready: draft.ready.map(Spanned::into_inner),
             live: draft.live.map(Spanned::into_inner),
-            memory: ServiceMemory::default(),
+            memory: ServiceMemory {
+                restart_above: draft.memory.restart_above.map(Spanned::into_inner),
+                action: draft.memory.action,
+                victim: draft.memory.victim,
+            },
             launch: Launch {
                 command: line.command,
                 working_dir: draft.working_dir.map_or_else(|| self.base.clone(), |path| self.base.join(path)),
@@ -632,7 +737,7 @@ impl Join<'_> {
                 group: draft.group,
                 umask: draft.umask,
                 nice: draft.nice,
-                oom_score_adj: None,
+                oom_score_adj: draft.oom_score_adj,
                 limits: draft.limits,
             },
         })
@@ -676,6 +781,31 @@ impl Join<'_> {
                     );
                 }
             }
+        }
+    }
+}
+
+/// One of the guard's lines, and where it was written; nowhere when it is the default.
+struct Line {
+    key: &'static str,
+    amount: Amount,
+    span: Option<Range<usize>>,
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&show_amount(self.amount))?;
+        if self.span.is_none() { f.write_str(", its default") } else { Ok(()) }
+    }
+}
+
+/// Which of two amounts is more; `None` where that depends on a limit that only the container knows.
+fn compare(one: Amount, other: Amount, limit: Option<u64>) -> Option<Ordering> {
+    match (one, other) {
+        (Amount::Percent(one), Amount::Percent(other)) => one.partial_cmp(&other),
+        (Amount::Bytes(one), Amount::Bytes(other)) => Some(one.cmp(&other)),
+        (Amount::Percent(_), Amount::Bytes(_)) | (Amount::Bytes(_), Amount::Percent(_)) => {
+            limit.map(|limit| one.of(limit).cmp(&other.of(limit)))
         }
     }
 }

@@ -18,7 +18,7 @@ pub mod values;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
-pub use load::{Format, Inputs, Loaded, check_toml, find, load};
+pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, check_toml, find, load};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +30,33 @@ pub struct Settings {
     pub http: Http,
     /// The control socket; `None` is the default place. A value that begins with `@` is an abstract socket; see unix(7).
     pub socket: Option<PathBuf>,
+}
+
+/// A limit of memory that was given outside of the file, which it wins over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenLimit {
+    /// What the container has, whatever the file says.
+    Auto,
+    /// Bytes.
+    Bytes(u64),
+}
+
+impl GivenLimit {
+    /// Reads `512MiB` or `auto`.
+    ///
+    /// # Errors
+    /// A short phrase that says what was expected instead.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        const EXPECTED: &str = "a limit of memory is a size such as 512MiB, or auto";
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let bytes = values::parse_size(text).map_err(|_| EXPECTED)?;
+        if bytes < values::LEAST_MEMORY {
+            return Err("a limit of memory is at least 1MiB; is its unit missing? write it as in 512MiB");
+        }
+        if bytes > values::MOST_MEMORY { Err("a limit of memory is at most 1EiB") } else { Ok(Self::Bytes(bytes)) }
+    }
 }
 
 /// `http` of the file.

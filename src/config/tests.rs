@@ -106,6 +106,14 @@ fn every_key_reaches_the_spec() {
         stop_timeout = "20s"
         drain = 3
 
+        [memory]
+        limit = "1GiB"
+        restart_above = "70.5%"
+        confirm = 0
+        hard_above = "900M"
+        emergency_above = "100%"
+        cgroups = true
+
         [services.web]
         command = "gunicorn -b :$PORT app"
         type = "service"
@@ -123,6 +131,8 @@ fn every_key_reaches_the_spec() {
         signal_scope = "group"
         ready = { http = "http://[::1]:8080/healthz?x=1", every = "1s", timeout = "500ms", failures = 5, successes = 2, initial_delay = "3s" }
         live = { exec = "curl -f http://localhost/", timeout = 1 }
+        memory = { restart_above = "200MiB", action = "signal:USR2", victim = "last" }
+        oom_score_adj = 500
         user = "www-data"
         group = 33
         working_dir = "app"
@@ -139,6 +149,8 @@ fn every_key_reaches_the_spec() {
         give_up_after = 3
         stop_signal = "KILL"
         signal_scope = "main"
+        reload_signal = "HUP"
+        memory = { restart_above = "30%", action = "reload", victim = "never" }
 
         [services.migrate]
         command = "cd /srv && ./migrate"
@@ -190,7 +202,11 @@ fn every_key_reaches_the_spec() {
                 successes: 1,
                 initial_delay: Duration::ZERO,
             }),
-            memory: ServiceMemory::default(),
+            memory: ServiceMemory {
+                restart_above: Some(Amount::Bytes(200 << 20)),
+                action: MemoryAction::Signal(Signal::parse("USR2").unwrap()),
+                victim: Victim::Last,
+            },
             launch: Launch {
                 command: shell("exec gunicorn -b :$PORT app"),
                 working_dir: dir.0.join("app"),
@@ -202,7 +218,7 @@ fn every_key_reaches_the_spec() {
                 group: Some("33".to_owned()),
                 umask: Some(0o027),
                 nice: Some(-5),
-                oom_score_adj: None,
+                oom_score_adj: Some(500),
                 limits: vec![
                     Limit { resource: Resource::Nofile, soft: Some(1024), hard: None },
                     Limit { resource: Resource::Core, soft: None, hard: None },
@@ -211,7 +227,20 @@ fn every_key_reaches_the_spec() {
             },
         }
     );
+    assert_eq!(
+        spec.memory,
+        Memory {
+            limit: Some(1 << 30),
+            restart_above: Some(Amount::Percent(70.5)),
+            confirm: Duration::ZERO,
+            hard_above: Amount::Bytes(900 << 20),
+            emergency_above: Amount::Percent(100.0),
+            cgroups: true,
+        }
+    );
     let redis = service(&spec, "redis");
+    let (restart_above, action) = (Some(Amount::Percent(30.0)), MemoryAction::Signal(Signal::HUP));
+    assert_eq!(redis.memory, ServiceMemory { restart_above, action, victim: Victim::Never });
     assert_eq!(redis.launch.command, argv(&["redis-server", "--save", ""]));
     assert_eq!((redis.launch.umask, redis.give_up_after), (Some(0o077), Some(3)));
     assert_eq!(redis.stop.signals, [Signal::KILL]);
@@ -223,6 +252,17 @@ fn every_key_reaches_the_spec() {
 fn defaults_are_those_of_the_contract() {
     let spec = check_toml(Path::new("/srv/firstmate.toml"), b"[services.a]\ncommand = 'run it'").unwrap();
     assert_eq!((spec.stop_timeout, spec.drain), (Duration::from_secs(8), Duration::ZERO));
+    assert_eq!(
+        spec.memory,
+        Memory {
+            limit: None,
+            restart_above: Some(Amount::Percent(75.0)),
+            confirm: Duration::from_secs(10),
+            hard_above: Amount::Percent(92.0),
+            emergency_above: Amount::Percent(95.0),
+            cgroups: false,
+        }
+    );
     assert_eq!(
         spec.services,
         [Service {
@@ -286,6 +326,88 @@ fn the_whole_stop_stays_below_the_patience_of_the_platform() {
         let dir = Dir::new(&[("a.toml", "[firstmate]\nstop_timeout = 'auto'\n[services.a]\ncommand = 'x'")]);
         assert_eq!(dir.load("a.toml", &inputs(env)).unwrap().spec.stop_timeout, Duration::from_secs(seconds), "{env:?}");
     }
+}
+
+#[test]
+fn the_limit_of_memory_is_the_flags_then_the_variables_then_the_files() {
+    let dir = Dir::new(&[
+        ("a.toml", "[memory]\nlimit = '512MiB'\n[services.a]\ncommand = 'x'"),
+        ("auto.toml", "[memory]\nlimit = 'auto'\n[services.a]\ncommand = 'x'"),
+        ("Procfile", "a: x"),
+    ]);
+    let limit = |file: &str, variable: Option<&str>, flag: Option<GivenLimit>| {
+        let mut given = inputs(&variable.map(|text| [(MEMORY_LIMIT, text)]).unwrap_or_default()[..usize::from(variable.is_some())]);
+        given.memory_limit = flag;
+        dir.load(file, &given).map(|loaded| loaded.spec.memory)
+    };
+    let with = |limit: Option<u64>| Ok(Memory { limit, ..Memory::default() });
+    let (flag, auto) = (Some(GivenLimit::Bytes(128 << 20)), Some(GivenLimit::Auto));
+    for (file, variable, flag, expected) in [
+        ("a.toml", None, None, Some(512 << 20)),
+        ("auto.toml", None, None, None),
+        ("Procfile", None, None, None),
+        ("a.toml", Some(""), None, Some(512 << 20)),
+        ("a.toml", Some("256M"), None, Some(256 << 20)),
+        ("a.toml", Some("auto"), None, None),
+        ("auto.toml", Some("256Mi"), None, Some(256 << 20)),
+        ("Procfile", Some("256M"), None, Some(256 << 20)),
+        ("a.toml", Some("256M"), flag, Some(128 << 20)),
+        ("a.toml", Some("256M"), auto, None),
+        ("a.toml", Some("nonsense"), flag, Some(128 << 20)),
+        ("Procfile", None, flag, Some(128 << 20)),
+    ] {
+        assert_eq!(limit(file, variable, flag), with(expected), "{file} {variable:?} {flag:?}");
+    }
+    for (variable, why) in [
+        ("half", "a limit of memory is a size such as 512MiB, or auto"),
+        ("75%", "a limit of memory is a size such as 512MiB, or auto"),
+        ("512", "a limit of memory is at least 1MiB; is its unit missing? write it as in 512MiB"),
+        ("0", "a limit of memory is at least 1MiB; is its unit missing? write it as in 512MiB"),
+        ("16777216T", "a limit of memory is a size such as 512MiB, or auto"),
+        ("16777215T", "a limit of memory is at most 1EiB"),
+    ] {
+        assert_eq!(
+            limit("a.toml", Some(variable), None).unwrap_err(),
+            format!(
+                "error: the environment variable FIRSTMATE_MEMORY_LIMIT cannot be used: {why}\n  \
+                 = help: mend it, or unset it to go by the file or the container"
+            )
+        );
+    }
+}
+
+/// With a limit from outside the file, shares and sizes can be compared; without one they cannot.
+#[test]
+fn lines_are_judged_by_the_limit_that_is_given() {
+    let text = "[memory]\nrestart_above = '300MiB'\n[services.a]\ncommand = 'x'\nmemory = { restart_above = '50%' }";
+    let dir = Dir::new(&[("a.toml", text)]);
+    let told = |bytes: Option<u64>| {
+        let given = Inputs { memory_limit: bytes.map(GivenLimit::Bytes), ..Inputs::default() };
+        dir.load("a.toml", &given).map(|loaded| dir.shown(&loaded.warnings))
+    };
+    assert_eq!(told(None), Ok(String::new()));
+    assert_eq!(told(Some(512 << 20)), Ok(String::new()));
+    let too_high = told(Some(1 << 30)).unwrap();
+    assert!(
+        too_high.starts_with("warning: the line of `a` (50%) never applies: the container's own (300MiB) is reached before\n"),
+        "{too_high}"
+    );
+    let above = told(Some(256 << 20)).unwrap_err();
+    assert!(above.contains("error: restart_above (300MiB) must be below hard_above (92%, its default)\n --> a.toml:2:17\n"), "{above}");
+    assert!(above.contains("error: restart_above (300MiB) is above the limit (256MiB), so it is never crossed\n"), "{above}");
+}
+
+#[test]
+fn only_the_main_file_has_the_guard() {
+    let dir = Dir::new(&[
+        ("firstmate.toml", "include = 'a.toml'\n[memory]\nrestart_above = 'off'\n"),
+        ("a.toml", "[memory]\nlimit = '1G'\n[services.a]\ncommand = 'x'\nmemory = { restart_above = '200M' }\n"),
+    ]);
+    assert_eq!(
+        dir.load("firstmate.toml", &inputs(&[])).unwrap_err(),
+        "error: [memory] belongs into the main file\n --> a.toml:1:2\n  |\n1 | [memory]\n  |  ^^^^^^\n  = help: move it to firstmate.toml; an included file has only services\n\
+         warning: the line of `a` never applies: the memory guard is off\n --> a.toml:5:28\n  |\n5 | memory = { restart_above = '200M' }\n  |                            ^^^^^^\n  = note: restart_above = \"off\" in [memory] is for services' own lines too\n  = help: remove it, or switch the guard on"
+    );
 }
 
 #[test]
@@ -555,7 +677,14 @@ include = ["conf.d/*.toml"]
 [firstmate]
 http = "0.0.0.0:9180"
 stop_timeout = "auto"
+[memory]
+limit = "auto"
+restart_above = "75%"
+hard_above = "480MiB"
+emergency_above = 95.5
 [services.web]
+memory = { restart_above = "200MiB", action = "signal:USR2", victim = "last" }
+oom_score_adj = -5
 command = "gunicorn -b \":$PORT\" app && x"
 depends_on = { redis = "ready", migrate = "completed" }
 backoff = { initial = "500ms", factor = 2.0 }
@@ -604,6 +733,8 @@ fn swallow(bytes: &[u8]) {
     }
     let _ = values::parse_duration(&text);
     let _ = values::parse_size(&text);
+    let _ = values::parse_percent(&text);
+    let _ = GivenLimit::parse(&text);
 }
 
 proptest! {

@@ -5,8 +5,15 @@
 
 use std::time::Duration;
 
+use crate::engine::spec::Amount;
+
 /// Longest duration a file may name: ten years, well inside every clock firstmate counts with.
 pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+/// Less memory than this is a number whose unit was forgotten.
+pub const LEAST_MEMORY: u64 = 1 << 20;
+/// More than any machine has, and little enough that sums of sizes are still numbers.
+pub const MOST_MEMORY: u64 = 1 << 60;
 
 /// Reads `500ms`, `1.5s`, `1h30m`, `10`.
 ///
@@ -71,14 +78,51 @@ pub fn parse_size(text: &str) -> Result<u64, &'static str> {
     let (number, unit) = text.split_at_checked(digits).ok_or(EXPECTED)?;
     let shift = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
+        "k" | "kb" | "kib" | "ki" => 10,
+        "m" | "mb" | "mib" | "mi" => 20,
+        "g" | "gb" | "gib" | "gi" => 30,
+        "t" | "tb" | "tib" | "ti" => 40,
         _ => return Err(EXPECTED),
     };
     let number: u64 = if number.is_empty() { return Err(EXPECTED) } else { number.parse().map_err(|_| "the size is too large")? };
     number.checked_mul(1 << shift).ok_or("the size is too large")
+}
+
+/// Reads `75%`, `92.5 %`: above 0, at most 100.
+///
+/// # Errors
+/// A short phrase that says what was expected instead.
+pub fn parse_percent(text: &str) -> Result<f64, &'static str> {
+    const EXPECTED: &str = "expected a percentage such as \"75%\"";
+    let number = text.trim().strip_suffix('%').ok_or(EXPECTED)?.trim_end();
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    // Signs, exponents and infinity are numbers for Rust, and slips here.
+    if !is_number(whole) || !is_number(fraction) {
+        return Err(if number.starts_with('-') { "a percentage must be above 0 and at most 100" } else { EXPECTED });
+    }
+    let percent: f64 = number.parse().map_err(|_| EXPECTED)?;
+    if percent > 0.0 && percent <= 100.0 { Ok(percent) } else { Err("a percentage must be above 0 and at most 100") }
+}
+
+/// `512MiB`, `1536KiB`, `75 bytes`: a size as the file would say it, exactly.
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
+    let units = [(60, "EiB"), (50, "PiB"), (40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0 && bytes.trailing_zeros() >= *shift) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None if bytes == 1 => "1 byte".to_owned(),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// `75%` or `512MiB`.
+#[must_use]
+pub fn show_amount(amount: Amount) -> String {
+    match amount {
+        Amount::Percent(percent) => format!("{percent}%"),
+        Amount::Bytes(bytes) => show_size(bytes),
+    }
 }
 
 /// The candidate that `word` is most likely a slip of; `None` when none is near.
@@ -171,6 +215,8 @@ mod tests {
             ("200M", 209_715_200),
             ("1GiB", 1 << 30),
             ("2T", 2 << 40),
+            ("512Mi", 512 << 20),
+            ("1Gi", 1 << 30),
             ("512", 512),
             ("512B", 512),
         ] {
@@ -179,6 +225,40 @@ mod tests {
         for text in ["", "M", "-1", "1.5G", "1X", "99999999999999999999", "18446744073709551615K"] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn percentages() {
+        for (text, percent) in [("75%", 75.0), ("92.5%", 92.5), (" 0.1 % ", 0.1), ("100%", 100.0), ("100.0%", 100.0), ("007%", 7.0)] {
+            assert_eq!(parse_percent(text), Ok(percent), "{text}");
+        }
+        for text in
+            ["", "%", "75", "0%", "0.0%", "100.01%", "-5%", "+5%", "1e1%", "inf%", "NaN%", ".5%", "5.%", "7 5%", "75%%", "%75", "٣%"]
+        {
+            assert!(parse_percent(text).is_err(), "{text}");
+        }
+        // A fraction too small for a float is nothing.
+        assert!(parse_percent(&format!("0.{}1%", "0".repeat(400))).is_err());
+    }
+
+    #[test]
+    fn sizes_are_shown_as_the_file_would_say_them() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1, "1 byte"),
+            (75, "75 bytes"),
+            (1 << 10, "1KiB"),
+            (512 << 20, "512MiB"),
+            (1536 << 20, "1536MiB"),
+            (1 << 30, "1GiB"),
+            ((1 << 30) + 1, "1073741825 bytes"),
+            (1 << 60, "1EiB"),
+        ] {
+            assert_eq!(show_size(bytes), text);
+        }
+        assert_eq!(show_amount(Amount::Percent(92.5)), "92.5%");
+        assert_eq!(show_amount(Amount::Percent(75.0)), "75%");
+        assert_eq!(show_amount(Amount::Bytes(200 << 20)), "200MiB");
     }
 
     #[test]

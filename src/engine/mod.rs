@@ -5,6 +5,7 @@
 
 mod backoff;
 pub mod event;
+mod guard;
 mod instance;
 pub mod memory;
 pub mod outcome;

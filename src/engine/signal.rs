@@ -63,6 +63,8 @@ impl Signal {
     pub const TERM: Self = Self(15);
     /// See signal(7).
     pub const CONT: Self = Self(18);
+    /// See signal(7).
+    pub const STOP: Self = Self(19);
 
     /// The signal numbered `number`; `None` unless it is between 1 and 64.
     #[must_use]

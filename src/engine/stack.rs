@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::backoff::Rng;
 use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
+use super::guard::{Decision, Guard, May};
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
+use super::memory::MemoryEvent;
 use super::spec::{Condition, Dependency, Kind, Service, ServiceId, Spec};
 use super::{Outcome, Timestamp};
 
@@ -20,6 +22,7 @@ pub struct Engine {
     pub(super) services: Vec<Entry>,
     pub(super) instances: Vec<Instance>,
     pub(super) phase: Phase,
+    pub(super) guard: Guard,
     stop_timeout: Duration,
     drain: Duration,
     rng: Rng,
@@ -91,10 +94,16 @@ impl Engine {
             }
         }
         let dependencies_first = dependencies_first(&services);
+        let guarded = instances.iter().map(|instance| {
+            let policy = services.get(instance.id.service.0).map(|entry| entry.service.memory).unwrap_or_default();
+            (instance.id, policy)
+        });
+        let guard = Guard::new(spec.memory, guarded, now);
         Self {
             services,
             instances,
             phase: Phase::Serving,
+            guard,
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
@@ -154,7 +163,7 @@ impl Engine {
             }
             Phase::Ended { .. } => return None,
         };
-        self.instances.iter().map(Instance::deadline).fold(own, earlier)
+        self.instances.iter().map(Instance::deadline).fold(earlier(own, self.guard.deadline()), earlier)
     }
 
     fn may_still_be_killed(&self, instance: &Instance) -> bool {
@@ -174,8 +183,56 @@ impl Engine {
         }
         let consequence = self.take(now, event, out);
         self.suffer(now, consequence, out);
+        self.guard.tick(now, out);
         self.tick(now, out);
         self.reconcile(now, out);
+    }
+
+    /// News of memory, and what the guard makes of it.
+    fn take_memory(&mut self, now: Timestamp, event: MemoryEvent, out: &mut Vec<Action>) {
+        let may = if matches!(self.phase, Phase::Serving) { May::All } else { May::Emergency };
+        let decision = self.guard.take(now, event, &self.instances, may, out);
+        for instance in &mut self.instances {
+            let Some(until) = self.guard.gate_of(instance.id) else { continue };
+            match &mut instance.state {
+                State::Idle(Idle::Backoff { retry_at }) if *retry_at > until => *retry_at = until,
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {}
+            }
+        }
+        let (run, kill) = match decision {
+            None => return,
+            Some(Decision::Restart(run)) => (run, false),
+            Some(Decision::Kill(run)) => (run, true),
+        };
+        let Some((instance, service, _)) = self.present(run) else { return };
+        if kill {
+            instance.kill_now(now, &service, Cause::Memory, out);
+        } else {
+            instance.begin_end(now, &service, Cause::Memory, service.stop.timeout, out);
+        }
+    }
+
+    /// The replacement of what was ended for its memory waits for that memory.
+    fn mind_the_gate(&mut self, now: Timestamp, run: RunId) {
+        self.guard.run_gone(now);
+        let Some(index) = self.index(run.instance) else { return };
+        let Some(instance) = self.instances.get_mut(index) else { return };
+        if !instance.is_idle() {
+            return;
+        }
+        let due = match &instance.state {
+            State::Idle(Idle::Due { .. }) => now,
+            State::Idle(Idle::Backoff { retry_at }) => *retry_at,
+            State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
+                // It is not to start again; the guard only has to know that it is gone.
+                let _ = self.guard.run_ended(now, run.instance, now);
+                self.guard.gate_passed(run.instance);
+                return;
+            }
+        };
+        if let Some(until) = self.guard.run_ended(now, run.instance, due) {
+            instance.state = State::Idle(Idle::Backoff { retry_at: until });
+        }
     }
 
     fn take(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) -> Consequence {
@@ -191,17 +248,29 @@ impl Engine {
             Event::Executed { run } => {
                 if let Some((instance, service, _)) = self.present(run) {
                     instance.on_executed(now, &service, out);
+                    self.guard.run_started(now);
                 }
                 Consequence::Nothing
             }
-            Event::Exited { run, outcome, left_behind } => match self.present(run) {
-                Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, serving, rng, out),
-                None => Consequence::Nothing,
-            },
-            Event::TreeGone { run } => match self.present(run) {
-                Some((instance, service, rng)) => instance.on_tree_gone(now, &service, serving, rng, out),
-                None => Consequence::Nothing,
-            },
+            Event::Exited { run, outcome, left_behind } => {
+                if outcome == Outcome::OomKilled {
+                    self.guard.oom_killed();
+                }
+                let consequence = match self.present(run) {
+                    Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, serving, rng, out),
+                    None => Consequence::Nothing,
+                };
+                self.mind_the_gate(now, run);
+                consequence
+            }
+            Event::TreeGone { run } => {
+                let consequence = match self.present(run) {
+                    Some((instance, service, rng)) => instance.on_tree_gone(now, &service, serving, rng, out),
+                    None => Consequence::Nothing,
+                };
+                self.mind_the_gate(now, run);
+                consequence
+            }
             Event::Probed { run, kind, number, result } => {
                 if let Some((instance, service, _)) = self.present(run) {
                     instance.on_probed(now, &service, kind, number, result, out);
@@ -214,7 +283,10 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
-            Event::Memory(_) => Consequence::Nothing,
+            Event::Memory(event) => {
+                self.take_memory(now, event, out);
+                Consequence::Nothing
+            }
             Event::Shutdown(cause) => Consequence::End(EndCause::Asked(cause)),
             Event::KillAll => {
                 self.kill_all(now, out);
@@ -418,7 +490,10 @@ impl Engine {
                             out.push(Action::Notice(Notice::Waiting { instance: id, on }));
                         }
                     }
-                    (None, None) => instance.spawn(now, &service, out),
+                    (None, None) => {
+                        self.guard.gate_passed(id);
+                        instance.spawn(now, &service, out);
+                    }
                 }
             }
             if !changed {

@@ -58,7 +58,7 @@ impl Engine {
             live: !self.phase.why().is_some_and(is_beyond_repair),
             started,
             stopping_because: self.phase.why().map(|why| self.describe_end(why)),
-            memory: None,
+            memory: self.guard.status(now),
             services,
         }
     }
@@ -124,7 +124,7 @@ impl Engine {
             restarts: instance.restarts,
             why,
             last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
-            memory: None,
+            memory: self.guard.instance_status(now, instance),
         }
     }
 

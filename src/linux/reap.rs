@@ -45,26 +45,31 @@ impl Reaper {
     /// # Errors
     /// Only what waitid(2) cannot answer with these arguments; a seccomp filter might.
     pub fn peek(&mut self) -> io::Result<Option<Dead<'_>>> {
-        let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: `info` is a whole siginfo_t; WNOHANG keeps the call from blocking.
-        if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) } == -1 {
-            let error = io::Error::last_os_error();
-            return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
-        }
-        // SAFETY: zeroed before and filled by waitid; for SIGCHLD the pid and status members of the union are the valid ones, and
-        // all-zero means that there was no child to report.
-        let (info, pid, status) = unsafe {
-            let info = info.assume_init();
-            (info, info.si_pid(), info.si_status())
-        };
-        let Some(pid) = u32::try_from(pid).ok().filter(|&pid| pid != 0) else { return Ok(None) };
-        // nix and libc's status macros reject real-time signals; siginfo carries the bare number.
-        let outcome = match (info.si_code, Signal::from_number(status)) {
-            (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => Outcome::Signaled(signal),
-            _ => Outcome::Exited(status),
-        };
-        Ok(Some(Dead { pid, outcome, reaper: PhantomData }))
+        Ok(look(libc::P_ALL, 0)?.map(|(pid, outcome)| Dead { pid, outcome, reaper: PhantomData }))
     }
+}
+
+/// A dead child, left as it is.
+fn look(whom: libc::idtype_t, id: u32) -> io::Result<Option<(u32, Outcome)>> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    // SAFETY: `info` is a whole siginfo_t; WNOHANG keeps the call from blocking.
+    if unsafe { libc::waitid(whom, id, info.as_mut_ptr(), libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) } == -1 {
+        let error = io::Error::last_os_error();
+        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+    }
+    // SAFETY: zeroed before and filled by waitid; for SIGCHLD the pid and status members of the union are the valid ones, and
+    // all-zero means that there was no child to report.
+    let (info, pid, status) = unsafe {
+        let info = info.assume_init();
+        (info, info.si_pid(), info.si_status())
+    };
+    let Some(pid) = u32::try_from(pid).ok().filter(|&pid| pid != 0) else { return Ok(None) };
+    // nix and libc's status macros reject real-time signals; siginfo carries the bare number.
+    let outcome = match (info.si_code, Signal::from_number(status)) {
+        (libc::CLD_KILLED | libc::CLD_DUMPED, Some(signal)) => Outcome::Signaled(signal),
+        _ => Outcome::Exited(status),
+    };
+    Ok(Some((pid, outcome)))
 }
 
 impl Dead<'_> {
@@ -78,6 +83,13 @@ impl Dead<'_> {
     #[must_use]
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
+    }
+
+    /// How another child ended, if it has: it stays unreaped, and is shown in its turn.
+    #[must_use]
+    pub fn also(&self, pid: u32) -> Option<Outcome> {
+        // A child that is no more, or never was ours, has no outcome to tell.
+        look(libc::P_PID, pid).ok().flatten().map(|(_, outcome)| outcome)
     }
 
     /// Frees the pid. The same as dropping, by a name that says so.

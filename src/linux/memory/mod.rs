@@ -8,3 +8,4 @@ pub mod account;
 pub mod delegated;
 pub mod limit;
 pub mod pss;
+pub mod toll;

@@ -1,0 +1,789 @@
+//! The memory guard: no service reaches the kernel's OOM killer, and none is restarted for nothing.
+//!
+//! One number, the container's hard memory, is read at every look, and the next look comes before the fastest possible growth could use
+//! up what is left ([`pace`]). Processes are looked at only when that number says that one of them may matter, or once in a while.
+//!
+//! Four lines, as shares of the limit: from nine tenths of the first on it is known who holds what; above the first
+//! (`restart_above`) for long enough, the service that grew is restarted; above `hard_above` at once; above `emergency_above`, or about to be
+//! before the next look, SIGKILL. "Long enough" is `confirm`, and more for what climbs slowly or has come back by itself from as high before: a
+//! garbage collector's sawtooth looks like a leak until it turns.
+//!
+//! The victim is the one that has grown in the window in which the container has grown, not the largest. A restart that would not bring
+//! the container back below the line is not made but reported. Every rule waits for a number it can stand on: what is not known is never
+//! a reason to act.
+//!
+//! Nothing here knows how to end a run: a [`Decision`] is carried out by the stack, as an operator's wish would be.
+
+mod history;
+mod pace;
+mod shares;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::time::Duration;
+
+use super::event::{Action, InstanceId, Notice, RunId};
+use super::instance::{Instance, State};
+use super::memory::{Accounts, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rule, Usage};
+use super::spec::{Memory, ServiceMemory};
+use super::status::{GuardActs, InstanceMemory, LimitSource, MemoryMethod, MemoryStatus};
+use super::{ServiceId, Timestamp};
+use history::History;
+use pace::Pace;
+pub(super) use shares::Share;
+use shares::{Measured, Rest, sum};
+
+/// Without a limit to guard, or when nothing can be read: so often all the same, for what is shown.
+const IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Processes are looked at this often when nothing happens.
+const SURVEY: Duration = Duration::from_secs(60);
+/// And this often when the container's memory has changed.
+const SURVEY_CHANGED: Duration = Duration::from_secs(10);
+/// By this share of the limit.
+const CHANGED: f64 = 0.01;
+/// The first time so long after the start, and after each start of a run.
+const SURVEY_FIRST: Duration = Duration::from_secs(2);
+/// Near the line, and while a service with a line of its own may be above it.
+const ACCOUNT_NEAR: Duration = Duration::from_secs(1);
+/// Above the line.
+const ACCOUNT_ABOVE: Duration = Duration::from_millis(250);
+/// A decision is not taken on an older picture.
+const FRESH: Duration = Duration::from_millis(20);
+/// In a hurry, on no older one.
+const FRESH_ENOUGH: Duration = Duration::from_millis(60);
+/// Attention begins at this share of the line.
+const NEAR: f64 = 0.9;
+/// And ends at this.
+const FAR: f64 = 0.85;
+/// The line counts as left once memory is below it by this share of the limit.
+const REARM: f64 = 0.05;
+/// A measured size is worth something for so long.
+const MEASURED_FOR: Duration = Duration::from_secs(60);
+/// One run is not measured again before.
+const MEASURE_AGAIN: Duration = Duration::from_secs(5);
+/// A decision that has time waits for a measurement so long.
+const MEASURE_WITHIN: Duration = Duration::from_secs(1);
+/// A replacement waits for its memory so long.
+const GATE: Duration = Duration::from_secs(5);
+/// What a line was crossed by is told again after this.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
+
+/// The lines in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lines {
+    limit: u64,
+    /// The limit is the machine's: what others use counts too, so only single services are judged.
+    machine: bool,
+    growth_max: u64,
+    restart: u64,
+    rearm: u64,
+    hard: u64,
+    emergency: u64,
+}
+
+impl Lines {
+    fn new(policy: &Memory, limit: &Limit) -> Option<Self> {
+        let restart = policy.restart_above?.of(limit.bytes).clamp(1, limit.bytes.max(1));
+        let hard = policy.hard_above.of(limit.bytes).clamp(restart, limit.bytes.max(restart));
+        let emergency = policy.emergency_above.of(limit.bytes).clamp(hard, limit.bytes.max(hard));
+        Some(Self {
+            limit: limit.bytes,
+            machine: limit.source == LimitSource::Machine,
+            growth_max: limit.growth_max,
+            restart,
+            rearm: restart.saturating_sub(part(limit.bytes, REARM)),
+            hard,
+            emergency,
+        })
+    }
+}
+
+/// What the stack is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Ask the run to end, and start it again.
+    Restart(RunId),
+    /// SIGKILL, and start it again.
+    Kill(RunId),
+}
+
+/// When the next look is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// Nothing can be read, or there is no use.
+    Never,
+    At(Timestamp),
+    /// Asked for; the answer is on its way.
+    Asked,
+}
+
+/// Above a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Above {
+    since: Timestamp,
+    /// How long the way up took, at the pace of its second half.
+    climb: Duration,
+    /// The highest since.
+    peak: u64,
+}
+
+/// What is known of one instance.
+#[derive(Debug, Clone)]
+struct Track {
+    id: InstanceId,
+    policy: ServiceMemory,
+    /// The run all this is about.
+    run: u32,
+    share: Option<Share>,
+    history: History,
+    accounted_at: Timestamp,
+    /// What its processes see, added up.
+    sum: Option<u64>,
+    /// The sum when a measurement was asked for, and when.
+    asked: Option<(Timestamp, u64)>,
+    measured: Option<(Timestamp, Measured)>,
+    refused_at: Option<Timestamp>,
+    snapshot: bool,
+    top: Vec<Process>,
+    /// Above its own line; or, where the limit is the machine's, above that one.
+    above: Option<Above>,
+    own_returned: Returned,
+    /// The signal of its `action` was sent.
+    signalled: Option<(u32, Timestamp)>,
+    /// Where it settles after a restart that did not help.
+    plateau: Option<u64>,
+    /// How often it has been restarted for staying above, without having been seen on its way to the hard line.
+    patience: u32,
+    last_act: Option<Timestamp>,
+    /// Without the signals of its `action`.
+    restarted_at: Option<Timestamp>,
+    steered: bool,
+    gate: Option<Gate>,
+    told: Option<MemoryMethod>,
+}
+
+/// A replacement that waits until memory is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gate {
+    /// Its policy's own delay.
+    not_before: Timestamp,
+    until: Timestamp,
+}
+
+/// The highest from which it came back by itself, and the longest it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Returned {
+    peak: u64,
+    took: Duration,
+}
+
+/// A run that is being ended for its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Acting {
+    run: RunId,
+    rule: Rule,
+    killed_at: Option<Timestamp>,
+}
+
+/// The whole guard. It reads instances and never changes one.
+#[derive(Debug, Clone)]
+pub(super) struct Guard {
+    policy: Memory,
+    limit: Option<Limit>,
+    lines: Option<Lines>,
+    /// The lowest line any instance has.
+    lowest: u64,
+    look: Look,
+    readable: Option<bool>,
+    pace: Pace,
+    hard: u64,
+    parts: Option<Parts>,
+    /// The last look that read all, for what is shown.
+    exact: Option<u64>,
+    history: History,
+    /// When hard was last below each twentieth of the limit.
+    below: [Timestamp; 20],
+    /// The lowest since it was last above the line.
+    trough: u64,
+    above: Option<Above>,
+    /// Looks in a row at or above the hard line.
+    over_hard: u32,
+    returned: Returned,
+    accounted_at: Option<Timestamp>,
+    /// The look after the last account, to see what changes from there.
+    changed_from: Option<u64>,
+    account_at: Timestamp,
+    account_asked: bool,
+    rest: Rest,
+    tmpfs: Vec<(String, u64)>,
+    shares: Vec<Option<Share>>,
+    tracks: Vec<Track>,
+    acting: Option<Acting>,
+    /// A decision waits for measurements until then.
+    measuring_until: Option<Timestamp>,
+    told_near: Option<Timestamp>,
+    told_helpless: bool,
+    helpless_again: Option<Timestamp>,
+    acts: GuardActs,
+    oom_kills: u64,
+    /// When a run last ended, for whatever reason: what came back then did not come back by itself.
+    ended_at: Option<Timestamp>,
+}
+
+impl Guard {
+    pub(super) fn new(policy: Memory, instances: impl Iterator<Item = (InstanceId, ServiceMemory)>, now: Timestamp) -> Self {
+        let tracks = instances.map(|(id, policy)| Track::new(id, policy, now)).collect();
+        Self {
+            policy,
+            limit: None,
+            lines: None,
+            lowest: u64::MAX,
+            look: Look::Never,
+            readable: None,
+            pace: Pace::new(now),
+            hard: 0,
+            parts: None,
+            exact: None,
+            history: History::new(now, 0),
+            below: [now; 20],
+            trough: u64::MAX,
+            above: None,
+            over_hard: 0,
+            returned: Returned::default(),
+            accounted_at: None,
+            changed_from: None,
+            account_at: now.after(SURVEY_FIRST),
+            account_asked: false,
+            rest: Rest::default(),
+            tmpfs: Vec::new(),
+            shares: Vec::new(),
+            tracks,
+            acting: None,
+            measuring_until: None,
+            told_near: None,
+            told_helpless: false,
+            helpless_again: None,
+            acts: GuardActs::default(),
+            oom_kills: 0,
+            ended_at: None,
+        }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Timestamp> {
+        match self.look {
+            Look::At(at) => Some(at),
+            Look::Never | Look::Asked => None,
+        }
+    }
+
+    /// Asks for a look when it is time for one.
+    pub(super) fn tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        let Look::At(at) = self.look else { return };
+        if at > now {
+            return;
+        }
+        self.look = Look::Asked;
+        // A survey is the time to know exactly; below half of the line plain usage is enough to know that nothing is to be done.
+        let stat_above = match self.lines {
+            Some(lines) if now < self.account_at => (lines.restart / 2).min(self.lowest),
+            Some(_) | None => 0,
+        };
+        out.push(Action::Memory(MemoryAction::Read { stat_above }));
+    }
+
+    pub(super) fn take(
+        &mut self,
+        now: Timestamp,
+        event: MemoryEvent,
+        instances: &[Instance],
+        may: May,
+        out: &mut Vec<Action>,
+    ) -> Option<Decision> {
+        match event {
+            MemoryEvent::Limit(limit) => {
+                self.on_limit(now, limit, out);
+                None
+            }
+            MemoryEvent::Read(None) => {
+                if self.readable != Some(false) {
+                    self.readable = Some(false);
+                    out.push(told(MemoryNotice::Readable(false)));
+                }
+                self.pace.forget();
+                self.exact = None;
+                self.above = None;
+                self.look = Look::At(now.after(IDLE_LOOK));
+                None
+            }
+            MemoryEvent::Read(Some(reading)) => {
+                if self.readable == Some(false) {
+                    out.push(told(MemoryNotice::Readable(true)));
+                }
+                self.readable = Some(true);
+                self.on_read(now, reading, instances, may, out)
+            }
+            MemoryEvent::Accounted(accounts) => self.on_accounted(now, *accounts, instances, may, out),
+            MemoryEvent::Measured { run, pss } => {
+                self.on_measured(now, run, pss);
+                None
+            }
+            MemoryEvent::OomKills { kills, among } => {
+                self.oom_kills = self.oom_kills.saturating_add(kills);
+                let limit = self.limit.as_ref().map(|limit| limit.bytes);
+                out.push(told(MemoryNotice::OomKills { kills, among, limit }));
+                None
+            }
+        }
+    }
+
+    /// A run's main process was killed by the kernel's OOM killer.
+    pub(super) const fn oom_killed(&mut self) {
+        self.oom_kills = self.oom_kills.saturating_add(1);
+    }
+
+    fn on_limit(&mut self, now: Timestamp, limit: Option<Limit>, out: &mut Vec<Action>) {
+        if self.limit == limit && self.look != Look::Never {
+            return;
+        }
+        self.lines = limit.as_ref().and_then(|limit| Lines::new(&self.policy, limit));
+        out.push(told(MemoryNotice::Limit { limit: limit.clone(), restart_above: self.lines.map(|lines| lines.restart) }));
+        self.limit = limit;
+        self.lowest = self.tracks.iter().filter_map(|track| self.line_of(track)).min().unwrap_or(u64::MAX);
+        if let Some(lines) = self.lines {
+            self.lowest = self.lowest.min(lines.restart);
+        }
+        self.look = if self.limit.is_some() { Look::At(now) } else { Look::Never };
+        // What was learned at another limit holds no more.
+        self.above = None;
+        self.returned = Returned::default();
+        self.pace.forget();
+        for track in &mut self.tracks {
+            (track.above, track.plateau, track.patience, track.own_returned) = (None, None, 0, Returned::default());
+        }
+    }
+
+    /// The line an instance alone must not cross.
+    fn line_of(&self, track: &Track) -> Option<u64> {
+        let lines = self.lines?;
+        let own = track.policy.restart_above.map(|amount| amount.of(lines.limit));
+        // Above the container's own line the container's rules see it sooner.
+        if lines.machine { Some(own.unwrap_or(u64::MAX).min(lines.restart)) } else { own }
+    }
+
+    fn on_read(&mut self, now: Timestamp, reading: Reading, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
+        self.hard = reading.hard;
+        self.parts = reading.parts;
+        let Some(lines) = self.lines else {
+            self.exact = Some(reading.hard);
+            self.look = Look::At(now.after(IDLE_LOOK));
+            return None;
+        };
+        if reading.parts.is_some() || lines.machine {
+            self.exact = Some(reading.hard);
+        }
+        self.pace.observe(now, self.hard, &lines);
+        self.follow(now, &lines, out);
+        self.over_hard = if self.hard >= lines.hard { self.over_hard.saturating_add(1) } else { 0 };
+        self.release_gates(now, &lines);
+        let decision = self.consider(now, instances, may, out);
+        if decision.is_none() && !self.account_asked && self.account_at <= now {
+            self.ask_account(out);
+        }
+        let wait = if self.acting.is_some() { self.pace.wait_acting(&lines) } else { self.pace.wait(now, self.hard, &lines) };
+        let due = now.after(wait);
+        self.pace.expect(due);
+        self.look = Look::At(due);
+        decision
+    }
+
+    /// Whether it is above the line, since when, and what it has come back from.
+    fn follow(&mut self, now: Timestamp, lines: &Lines, out: &mut Vec<Action>) {
+        let step = (lines.limit / 20).max(1);
+        for (index, at) in self.below.iter_mut().enumerate() {
+            if self.hard < step.saturating_mul(u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1)) {
+                *at = now;
+            }
+        }
+        let acted = self.above.is_some_and(|above| self.acted_since(above.since));
+        match &mut self.above {
+            Some(above) => {
+                above.peak = above.peak.max(self.hard);
+                if self.hard < lines.rearm {
+                    let after = now.since(above.since);
+                    if self.acting.is_none() && !acted && self.ended_at.is_none_or(|at| at < above.since) {
+                        self.returned.peak = self.returned.peak.max(above.peak);
+                        self.returned.took = self.returned.took.max(after);
+                    }
+                    if self.told_helpless || acted {
+                        out.push(told(MemoryNotice::Receded { hard: self.hard, limit: lines.limit, after }));
+                    }
+                    self.told_helpless = false;
+                    self.above = None;
+                    self.trough = self.hard;
+                }
+            }
+            None => {
+                self.trough = self.trough.min(self.hard);
+                if self.hard >= lines.restart && !lines.machine {
+                    // Twice the way from half-way up, so that a long quiet time before does not count.
+                    let half = self.trough.saturating_add(lines.restart) / 2;
+                    let slot = usize::try_from(half / step).unwrap_or(usize::MAX).min(self.below.len().saturating_sub(1));
+                    let since_half = self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at));
+                    self.above = Some(Above { since: now, climb: since_half.saturating_mul(2), peak: self.hard });
+                    self.account_at = now;
+                }
+            }
+        }
+        if float(self.hard) >= float(lines.restart) * NEAR || self.hard >= self.lowest {
+            self.account_at = self.account_at.min(now.after(ACCOUNT_NEAR));
+        }
+        let from = *self.changed_from.get_or_insert(self.hard);
+        if self.hard.abs_diff(from) > part(lines.limit, CHANGED)
+            && let Some(at) = self.accounted_at
+        {
+            self.account_at = self.account_at.min(at.after(SURVEY_CHANGED));
+        }
+    }
+
+    fn acted_since(&self, since: Timestamp) -> bool {
+        self.tracks.iter().any(|track| track.last_act.is_some_and(|at| at >= since))
+    }
+
+    fn ask_account(&mut self, out: &mut Vec<Action>) {
+        self.account_asked = true;
+        out.push(Action::Memory(MemoryAction::Account));
+    }
+
+    fn on_accounted(
+        &mut self,
+        now: Timestamp,
+        accounts: Accounts,
+        instances: &[Instance],
+        may: May,
+        out: &mut Vec<Action>,
+    ) -> Option<Decision> {
+        self.account_asked = false;
+        let lines = self.lines?;
+        let mut shares = std::mem::take(&mut self.shares);
+        self.rest = shares::divide(&accounts, self.parts, |usage| self.measured_of(now, usage), &mut shares);
+        let known: Vec<(usize, Option<Share>)> =
+            accounts.runs.iter().zip(&shares).filter_map(|(usage, share)| Some((self.index_of(usage.run)?, *share))).collect();
+        self.shares = shares;
+        for track in &mut self.tracks {
+            track.share = None;
+        }
+        for (usage, (index, share)) in accounts.runs.into_iter().zip(known) {
+            let began = instances.get(index).and_then(Instance::life).map_or(now, |life| life.since);
+            if let Some(track) = self.tracks.get_mut(index) {
+                track.accounted(now, usage, share, began);
+            }
+        }
+        self.tmpfs = accounts.tmpfs;
+        self.history.push(now, self.hard);
+        self.accounted_at = Some(now);
+        self.changed_from = None;
+        self.follow_own(now);
+        let near = float(self.hard) >= float(lines.restart) * NEAR;
+        if near || self.hard >= self.lowest {
+            self.tell_methods(out);
+        }
+        self.steer(&lines, instances, out);
+        if near && !lines.machine && self.told_near.is_none_or(|at| now.since(at) >= TELL_AGAIN) {
+            self.told_near = Some(now);
+            let shares = self.shares_by_size(instances);
+            out.push(told(MemoryNotice::Near { hard: self.hard, limit: lines.limit, line: lines.restart, shares }));
+        }
+        let wait = if self.above.is_some() {
+            ACCOUNT_ABOVE
+        } else if near || self.hard >= self.lowest {
+            ACCOUNT_NEAR
+        } else {
+            SURVEY
+        };
+        self.account_at = now.after(wait);
+        self.consider(now, instances, may, out)
+    }
+
+    /// Earlier than the next survey when things have changed.
+    pub(super) fn run_started(&mut self, now: Timestamp) {
+        self.account_at = self.account_at.min(now.after(SURVEY_FIRST));
+    }
+
+    fn measured_of(&self, now: Timestamp, usage: &Usage) -> Option<Measured> {
+        let track = self.tracks.get(self.index_of(usage.run)?)?;
+        if track.run != usage.run.run {
+            return None;
+        }
+        let (at, measured) = track.measured?;
+        (now.since(at) <= MEASURED_FOR).then_some(measured)
+    }
+
+    fn index_of(&self, run: RunId) -> Option<usize> {
+        self.tracks.binary_search_by_key(&run.instance, |track| track.id).ok()
+    }
+
+    fn on_measured(&mut self, now: Timestamp, run: RunId, pss: Option<Pss>) {
+        let Some(track) = self.index_of(run).and_then(|index| self.tracks.get_mut(index)) else { return };
+        if track.run != run.run {
+            return;
+        }
+        match (pss, track.asked) {
+            (Some(pss), Some((_, sum))) => {
+                track.measured = Some((now, Measured { pss, sum }));
+                track.refused_at = None;
+                // Seen by the next decision.
+                self.account_at = now;
+            }
+            _ => track.refused_at = Some(now),
+        }
+    }
+
+    fn tell_methods(&mut self, out: &mut Vec<Action>) {
+        let mut last: Option<(ServiceId, MemoryMethod)> = None;
+        for track in &mut self.tracks {
+            let Some(method) = track.share.map(|share| share.method) else { continue };
+            if track.told == Some(method) || track.told.is_some_and(|told| told < method) {
+                continue;
+            }
+            track.told = Some(method);
+            if last != Some((track.id.service, method)) {
+                last = Some((track.id.service, method));
+                out.push(told(MemoryNotice::Method { service: track.id.service, method }));
+            }
+        }
+    }
+
+    fn shares_by_size(&self, instances: &[Instance]) -> Vec<(RunId, u64)> {
+        let mut shares: Vec<(RunId, u64)> = self
+            .tracks
+            .iter()
+            .zip(instances)
+            .filter_map(|(track, instance)| Some((instance.run().filter(|run| run.run == track.run)?, track.share?.estimate)))
+            .collect();
+        shares.sort_by_key(|(run, bytes)| (std::cmp::Reverse(*bytes), *run));
+        shares
+    }
+
+    /// Prefers the one that would be chosen, should the kernel be faster than we are.
+    fn steer(&mut self, lines: &Lines, instances: &[Instance], out: &mut Vec<Action>) {
+        let near = float(self.hard) >= float(lines.restart) * NEAR && !lines.machine;
+        let far = float(self.hard) < float(lines.restart) * FAR;
+        let wanted = if near { self.steered_one(lines, instances) } else { None };
+        for (index, (track, instance)) in self.tracks.iter_mut().zip(instances).enumerate() {
+            let Some(run) = instance.run() else {
+                track.steered = false;
+                continue;
+            };
+            if wanted == Some(index) && !track.steered {
+                track.steered = true;
+                out.push(Action::Memory(MemoryAction::Steer { run, prefer: true }));
+            } else if track.steered && (far || wanted.is_some_and(|wanted| wanted != index)) {
+                track.steered = false;
+                out.push(Action::Memory(MemoryAction::Steer { run, prefer: false }));
+            }
+        }
+    }
+
+    /// A replacement whose memory is there need not wait any longer.
+    fn release_gates(&mut self, now: Timestamp, lines: &Lines) {
+        if self.hard >= lines.restart {
+            return;
+        }
+        for track in &mut self.tracks {
+            if let Some(gate) = &mut track.gate {
+                gate.until = gate.not_before.max(now);
+            }
+        }
+    }
+
+    /// A run has ended, for whatever reason.
+    pub(super) const fn run_gone(&mut self, now: Timestamp) {
+        self.ended_at = Some(now);
+    }
+
+    /// The run that was being ended is gone: its replacement waits for the memory, and the next act for a new picture.
+    pub(super) fn run_ended(&mut self, now: Timestamp, instance: InstanceId, due: Timestamp) -> Option<Timestamp> {
+        let lines = self.lines?;
+        let acting = self.acting.filter(|acting| acting.run.instance == instance)?;
+        self.acting = None;
+        self.account_at = now;
+        // What is left is judged anew.
+        if let Some(above) = &mut self.above {
+            above.since = now;
+            above.climb = Duration::ZERO;
+        }
+        self.over_hard = 0;
+        let index = self.index_of(acting.run)?;
+        let track = self.tracks.get_mut(index)?;
+        track.above = None;
+        if self.hard < lines.restart {
+            return None;
+        }
+        let until = due.max(now.after(GATE));
+        track.gate = Some(Gate { not_before: due, until });
+        Some(until)
+    }
+
+    /// Until when this instance's replacement is held back; taken when it is over.
+    pub(super) fn gate_of(&mut self, instance: InstanceId) -> Option<Timestamp> {
+        let index = self.tracks.binary_search_by_key(&instance, |track| track.id).ok()?;
+        self.tracks.get(index)?.gate.map(|gate| gate.until)
+    }
+
+    pub(super) fn gate_passed(&mut self, instance: InstanceId) {
+        if let Ok(index) = self.tracks.binary_search_by_key(&instance, |track| track.id)
+            && let Some(track) = self.tracks.get_mut(index)
+        {
+            track.gate = None;
+        }
+    }
+
+    /// For what is shown of the container.
+    pub(super) fn status(&self, now: Timestamp) -> Option<MemoryStatus> {
+        let limit = self.limit.as_ref()?;
+        Some(MemoryStatus {
+            limit_bytes: limit.bytes,
+            limit_source: limit.source,
+            limit_place: limit.place.clone(),
+            hard_bytes: self.exact.filter(|_| self.readable == Some(true)),
+            restart_above_bytes: self.lines.map(|lines| lines.restart),
+            above_for_ms: self.above.map(|above| u64::try_from(now.since(above.since).as_millis()).unwrap_or(u64::MAX)),
+            oom_kills: self.oom_kills,
+            acts: self.acts,
+            why: self.why(now),
+        })
+    }
+
+    fn why(&self, now: Timestamp) -> Option<String> {
+        if self.readable == Some(false) {
+            return Some("the container's memory cannot be read".to_owned());
+        }
+        if self.lines.is_none() {
+            return Some("the guard is off".to_owned());
+        }
+        if self.acting.is_some() {
+            return Some("a service is being ended for its memory".to_owned());
+        }
+        let above = self.above?;
+        if self.told_helpless {
+            return Some("above the line, and no restart would help".to_owned());
+        }
+        let held = now.since(above.since).as_secs_f64();
+        let needed = self.required(now, &above).as_secs_f64();
+        Some(format!("above the line for {held:.0} s; what grew is restarted after {needed:.0} s, or sooner if it goes on growing"))
+    }
+
+    /// For what is shown of an instance.
+    pub(super) fn instance_status(&self, now: Timestamp, instance: &Instance) -> Option<InstanceMemory> {
+        let limit = self.limit.as_ref()?;
+        let index = self.tracks.binary_search_by_key(&instance.id, |track| track.id).ok()?;
+        let track = self.tracks.get(index)?;
+        let share = track.share.filter(|_| instance.life().is_some_and(|life| life.run == track.run))?;
+        let own = self.line_of(track).filter(|_| track.policy.restart_above.is_some());
+        Some(InstanceMemory {
+            bytes: share.estimate,
+            at_least_bytes: share.low,
+            at_most_bytes: share.high,
+            method: share.method,
+            percent: (float(share.estimate) * 1_000.0 / float(limit.bytes.max(1))).round() / 10.0,
+            restart_above_bytes: own.or_else(|| self.lines.map(|lines| lines.restart)),
+            age_ms: u64::try_from(now.since(track.accounted_at).as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    const fn count(&mut self, rule: Rule) {
+        let counter = match rule {
+            Rule::Held => &mut self.acts.held,
+            Rule::Forecast => &mut self.acts.forecast,
+            Rule::Hard => &mut self.acts.hard,
+            Rule::Emergency => &mut self.acts.emergency,
+            Rule::Own => &mut self.acts.own,
+        };
+        *counter = counter.saturating_add(1);
+    }
+}
+
+impl Track {
+    fn new(id: InstanceId, policy: ServiceMemory, now: Timestamp) -> Self {
+        Self {
+            id,
+            policy,
+            run: 0,
+            share: None,
+            history: History::new(now, 0),
+            accounted_at: now,
+            sum: None,
+            asked: None,
+            measured: None,
+            refused_at: None,
+            snapshot: false,
+            top: Vec::new(),
+            above: None,
+            own_returned: Returned::default(),
+            signalled: None,
+            plateau: None,
+            patience: 0,
+            last_act: None,
+            restarted_at: None,
+            steered: false,
+            gate: None,
+            told: None,
+        }
+    }
+
+    fn accounted(&mut self, now: Timestamp, usage: Usage, share: Option<Share>, began: Timestamp) {
+        if self.run != usage.run.run {
+            self.run = usage.run.run;
+            // It began with nothing.
+            self.history = History::new(began, 0);
+            (self.asked, self.measured, self.refused_at, self.above, self.steered) = (None, None, None, None, false);
+        }
+        self.accounted_at = now;
+        self.snapshot = usage.snapshot;
+        self.top = usage.top;
+        self.share = share;
+        self.sum = usage.rss.as_ref().map(sum);
+        if let Some(share) = share {
+            self.history.push(now, share.estimate);
+        }
+    }
+}
+
+/// What the phase of the stack allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    /// Everything.
+    All,
+    /// The stack is being stopped: only what prevents the worst.
+    Emergency,
+}
+
+fn told(notice: MemoryNotice) -> Action {
+    Action::Notice(Notice::Memory(notice))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes below 8 PiB are exact")]
+const fn float(bytes: u64) -> f64 {
+    bytes as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float that is too large becomes the largest number, a negative one 0"
+)]
+const fn bytes(float: f64) -> u64 {
+    float as u64
+}
+
+const fn part(of: u64, share: f64) -> u64 {
+    bytes(float(of) * share)
+}
+
+const fn is_up(instance: &Instance) -> bool {
+    match instance.state {
+        State::Launching { .. } | State::Starting { .. } | State::Running { .. } => true,
+        State::Idle(_) | State::Ending(_) => false,
+    }
+}

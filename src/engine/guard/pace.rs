@@ -1,0 +1,193 @@
+//! When to look again, and how fast memory grows.
+//!
+//! The wait is bounded by physics, not by what was seen last: memory cannot be filled faster than the machine can write it, so one
+//! that begins to grow flat out the moment after a look is still seen before half of the headroom above the line is gone. What was
+//! observed only makes the looks more frequent.
+
+use std::time::Duration;
+
+use super::{Lines, float};
+use crate::engine::Timestamp;
+
+/// Never sooner again than this.
+const FLOOR: Duration = Duration::from_millis(2);
+/// Nor than this, when nothing has grown for a while: a container parked near a line must not cost a processor.
+const QUIET_FLOOR: Duration = Duration::from_millis(10);
+/// The same above the line, where less room is left.
+const QUIET_FLOOR_ABOVE: Duration = Duration::from_millis(4);
+/// After so long without growth.
+const QUIET_AFTER: Duration = Duration::from_secs(1);
+/// Growth below this share of the limit is none.
+const QUIET_SHARE: f64 = 0.005;
+/// Never later again than this, so that a change is seen while it is young.
+const CEILING: Duration = Duration::from_millis(250);
+/// The same where the whole machine is the limit.
+const CEILING_MACHINE: Duration = Duration::from_secs(1);
+/// While a victim is being ended.
+const ACTING: Duration = Duration::from_millis(5);
+/// The peak rate halves in this time, in seconds.
+const PEAK_HALVES_IN: f64 = 2.0;
+/// So does the memory of having been woken late.
+const LATE_HALVES_IN: f64 = 5.0;
+/// From a look to the signal that follows from it.
+const REACTION: f64 = 0.001_5;
+
+/// What the last looks showed.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    /// When the present look was due.
+    due: Option<Timestamp>,
+    last: Option<(Timestamp, u64)>,
+    /// Bytes a second between the last two looks.
+    slope: f64,
+    /// Both of the last two looks were above the line, so that a step across it is not taken for a slope.
+    both_above: bool,
+    peak: f64,
+    /// Seconds by which looks came too late, lately.
+    late: f64,
+    /// The level from which growth is counted, and since when there is none.
+    quiet_level: u64,
+    quiet_since: Timestamp,
+}
+
+impl Pace {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self { due: None, last: None, slope: 0.0, both_above: false, peak: 0.0, late: 0.0, quiet_level: 0, quiet_since: now }
+    }
+
+    /// A look at `now` showed `hard`.
+    pub(super) fn observe(&mut self, now: Timestamp, hard: u64, lines: &Lines) {
+        let passed = self.last.map_or(0.0, |(at, _)| now.since(at).as_secs_f64());
+        self.late *= 0.5_f64.powf(passed / LATE_HALVES_IN);
+        if let Some(due) = self.due.take() {
+            self.late = self.late.max(now.since(due).as_secs_f64());
+        }
+        self.peak *= 0.5_f64.powf(passed / PEAK_HALVES_IN);
+        if let Some((_, before)) = self.last
+            && passed > 0.0
+        {
+            self.slope = (float(hard) - float(before)) / passed;
+            self.peak = self.peak.max(self.slope);
+            self.both_above = before >= lines.restart && hard >= lines.restart;
+        }
+        if hard < self.quiet_level {
+            self.quiet_level = hard;
+        } else if float(hard.saturating_sub(self.quiet_level)) > float(lines.limit) * QUIET_SHARE {
+            self.quiet_level = hard;
+            self.quiet_since = now;
+        }
+        self.last = Some((now, hard));
+    }
+
+    /// Bytes a second between the last two looks.
+    pub(super) const fn slope(&self) -> f64 {
+        self.slope
+    }
+
+    /// What there will be by the time a signal could follow from the next look, at the present rate.
+    pub(super) fn foreseen(&self, now: Timestamp, lines: &Lines) -> f64 {
+        let Some((_, hard)) = self.last else { return 0.0 };
+        if !self.both_above || self.slope <= 0.0 {
+            return float(hard);
+        }
+        let wait = self.wait(now, hard, lines).as_secs_f64();
+        self.slope.mul_add(2.0_f64.mul_add(self.late, wait) + REACTION, float(hard))
+    }
+
+    /// How long until the next look.
+    pub(super) fn wait(&self, now: Timestamp, hard: u64, lines: &Lines) -> Duration {
+        let (limit, line, emergency, used) = (float(lines.limit), float(lines.restart), float(lines.emergency), float(hard));
+        let above = used >= line;
+        let room = if above { 0.5 * (emergency - used) } else { 0.5_f64.mul_add(limit - line, line - used) };
+        let mut wait = room.max(0.0) / float(lines.growth_max).max(1.0);
+        if !above && self.peak > 0.0 {
+            wait = wait.min(0.5 * (line - used) / self.peak);
+        }
+        let quiet = now.since(self.quiet_since) >= QUIET_AFTER;
+        let floor = match (quiet, above) {
+            (true, false) => QUIET_FLOOR,
+            (true, true) => QUIET_FLOOR_ABOVE,
+            (false, _) => FLOOR,
+        };
+        let ceiling = if lines.machine { CEILING_MACHINE } else { CEILING };
+        Duration::try_from_secs_f64(wait).unwrap_or(ceiling).clamp(floor, ceiling)
+    }
+
+    /// As `wait`, while a victim is being ended: a quarter of the time that is left, 5 ms at most.
+    pub(super) fn wait_acting(&self, lines: &Lines) -> Duration {
+        let Some((_, hard)) = self.last else { return ACTING };
+        if self.slope <= 0.0 {
+            return ACTING;
+        }
+        let left = (float(lines.limit) - float(hard)).max(0.0) / self.slope;
+        Duration::try_from_secs_f64(left / 4.0).unwrap_or(ACTING).clamp(FLOOR, ACTING)
+    }
+
+    /// The next look is due then.
+    pub(super) const fn expect(&mut self, due: Timestamp) {
+        self.due = Some(due);
+    }
+
+    /// After a while without looks nothing of the past tells about the present.
+    pub(super) const fn forget(&mut self) {
+        self.last = None;
+        self.due = None;
+        self.slope = 0.0;
+        self.both_above = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::lines;
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::from_nanos(ms * 1_000_000)
+    }
+
+    /// Whatever grows flat out from any level, from the moment after a look, is seen before the limit.
+    #[test]
+    fn flat_out_growth_from_any_level_is_seen_in_time() {
+        for limit in [128, 256, 512, 1_024, 4_096] {
+            let lines = lines(limit * MIB);
+            for percent in 0..94 {
+                let used = lines.limit / 100 * percent;
+                let mut pace = Pace::new(at(0));
+                pace.observe(at(0), used, &lines);
+                // A leaker of two threads writes about 3 GB/s.
+                let wait = pace.wait(at(0), used, &lines).as_secs_f64();
+                let seen = 3e9_f64.mul_add(wait, float(used));
+                assert!(seen < float(lines.limit), "{limit} MiB at {percent}%: {seen:.0} after {wait} s");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quiet_container_is_looked_at_seldom_even_near_the_line() {
+        let lines = lines(128 * MIB);
+        let mut pace = Pace::new(at(0));
+        let used = lines.restart - MIB;
+        let mut now = 0;
+        let mut looks = 0;
+        while now < 10_000 {
+            pace.observe(at(now), used, &lines);
+            now += u64::try_from(pace.wait(at(now), used, &lines).as_millis()).unwrap();
+            looks += 1;
+        }
+        assert!(looks < 1_500, "{looks}");
+    }
+
+    #[test]
+    fn a_step_across_the_line_is_no_slope() {
+        let lines = lines(512 * MIB);
+        let mut pace = Pace::new(at(0));
+        pace.observe(at(0), 200 * MIB, &lines);
+        pace.observe(at(2), 420 * MIB, &lines);
+        assert!((pace.foreseen(at(2), &lines) - float(420 * MIB)).abs() < 1.0);
+        pace.observe(at(4), 428 * MIB, &lines);
+        assert!(pace.foreseen(at(4), &lines) > float(430 * MIB));
+    }
+}

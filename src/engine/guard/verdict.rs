@@ -1,0 +1,600 @@
+//! When the guard acts, on whom, and how.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use super::history::AGES;
+use super::{
+    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, Returned, TELL_AGAIN, Track,
+    bytes, float, is_up, part, told,
+};
+use crate::engine::Timestamp;
+use crate::engine::event::{Action, RunId};
+use crate::engine::instance::Instance;
+use crate::engine::memory::{Act, Acted, Helpless, MemoryAction, MemoryNotice, Rule};
+use crate::engine::spec::{MemoryAction as Wanted, Victim};
+
+/// What climbs slowly may stay above the line for this share of the time its climb took...
+const PATIENCE_OF_CLIMB: f64 = 0.4;
+/// ...but not longer than so many times `confirm`.
+const PATIENCE_MOST: u32 = 18;
+/// What stays where it is may stay so many times `confirm`.
+const PATIENCE_FLAT: u32 = 6;
+/// Once it has been seen to come back from as high, so many times the longest it took.
+const PATIENCE_RETURNED: u32 = 2;
+/// Never longer than this.
+const PATIENCE_END: Duration = Duration::from_secs(3_600);
+/// As high as before, and a little.
+const AS_HIGH: f64 = 1.02;
+/// A forecast counts within this share of the limit below the hard line: bursts that turn before need no restart.
+const FORECAST_ROOM: f64 = 0.03;
+/// At the present rate the hard line is so near.
+const FORECAST: f64 = 3.0;
+/// Looks in a row at the hard line.
+const HARD_LOOKS: u32 = 3;
+/// In a grace period: SIGKILL when at the present rate the limit is so near, in seconds.
+const GRACE_LEFT: f64 = 0.06;
+/// A service that holds this share of the limit is worth ending in an emergency, though it was not seen to grow.
+const WORTH: f64 = 0.10;
+/// One that has grown by this share of it, too.
+const WORTH_GROWN: f64 = 0.02;
+/// Many small ones that grow together are worth ending one after the other.
+const WORTH_EACH: f64 = 0.01;
+/// When nobody can be chosen, it is tried again after this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The same, when memory is short.
+const LOOK_AGAIN_SOON: Duration = Duration::from_millis(100);
+/// After SIGKILL, when another may follow: the memory of the first takes a moment to come back.
+const NEXT_KILL: Duration = Duration::from_millis(150);
+/// It is flat when it grows at less than this share of the pace it came up with.
+const FLAT: f64 = 0.25;
+/// A restart within this time did not help if it is where it was.
+const CAME_BACK_WITHIN: Duration = Duration::from_secs(3_600);
+/// A plateau is left when it grows by this much.
+const PLATEAU_LEFT: f64 = 1.05;
+/// The signal of an `action` gets so many times `confirm` to help.
+const SIGNAL_HELPS_WITHIN: u32 = 3;
+const SIGNAL_HELPS_LEAST: Duration = Duration::from_secs(2);
+
+/// One that may be chosen.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    index: usize,
+    run: RunId,
+    estimate: u64,
+    /// In the window in which the container has grown.
+    grown: u64,
+    last: bool,
+}
+
+impl Guard {
+    /// Judges the present picture. Asks for a newer one first, where a decision would stand on an old one.
+    pub(super) fn consider(&mut self, now: Timestamp, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
+        let lines = self.lines?;
+        let foreseen = self.pace.foreseen(now, &lines);
+        let urgent = self.hard >= lines.emergency || foreseen >= float(lines.emergency);
+        if let Some(acting) = self.acting {
+            return self.end_of_grace(now, &lines, acting, urgent, instances, out);
+        }
+        if urgent && self.hard >= lines.restart {
+            return self.emergency(now, &lines, instances, out);
+        }
+        if may == May::Emergency {
+            return None;
+        }
+        if let Some(rule) = self.rule(now, &lines) {
+            return self.act_for_container(now, &lines, rule, instances, out);
+        }
+        self.own_lines(now, &lines, instances, out)
+    }
+
+    /// Which rule of the container's holds, if one does.
+    fn rule(&self, now: Timestamp, lines: &Lines) -> Option<Rule> {
+        let above = self.above.as_ref()?;
+        if self.over_hard >= HARD_LOOKS {
+            return Some(Rule::Hard);
+        }
+        let slope = self.trend(now);
+        if slope > 0.0
+            && self.hard >= lines.hard.saturating_sub(part(lines.limit, FORECAST_ROOM))
+            && float(lines.hard.saturating_sub(self.hard)) / slope < FORECAST
+        {
+            return Some(Rule::Forecast);
+        }
+        (now.since(above.since) >= self.required(now, above)).then_some(Rule::Held)
+    }
+
+    /// Bytes a second over the last second or so; what the last two looks say while there is nothing older.
+    fn trend(&self, now: Timestamp) -> f64 {
+        let mark = self.history.before(now, AGES.first().copied().unwrap_or_default());
+        let passed = now.since(mark.at).as_secs_f64();
+        if self.accounted_at.is_none() || passed <= 0.0 || passed > 4.0 {
+            return self.pace.slope();
+        }
+        (float(self.hard) - float(mark.bytes)) / passed
+    }
+
+    /// How long it must have been above the line.
+    pub(super) fn required(&self, now: Timestamp, above: &Above) -> Duration {
+        let culprit = self.culprit();
+        let patience = culprit.map_or(0, |track| track.patience);
+        let flat = culprit.is_some_and(|track| is_flat(now, track));
+        let signalled = self.tracks.iter().filter_map(|track| track.signalled.filter(|(run, _)| *run == track.run)).map(|(_, at)| at).max();
+        let required = patient(self.policy.confirm, above, self.hard, self.returned, flat, patience);
+        match signalled {
+            // What the signal was for gets time to help.
+            Some(at) if at >= above.since => {
+                let helps = self.policy.confirm.saturating_mul(SIGNAL_HELPS_WITHIN).max(SIGNAL_HELPS_LEAST);
+                required.max(at.after(helps).since(above.since))
+            }
+            Some(_) | None => required,
+        }
+    }
+
+    /// The one that holds most of what has grown.
+    fn culprit(&self) -> Option<&Track> {
+        let level = self.window();
+        self.tracks.iter().filter(|track| track.share.is_some()).max_by_key(|track| grown(track, level))
+    }
+
+    /// The shortest window in which the container has grown by what a restart must bring back.
+    fn window(&self) -> usize {
+        let Some(lines) = self.lines else { return AGES.len() };
+        let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
+        (0..AGES.len()).find(|level| self.hard.saturating_sub(self.history.back(*level).bytes) >= need).unwrap_or(AGES.len())
+    }
+
+    /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
+    fn candidates(&self, instances: &[Instance], snapshots_too: bool) -> Vec<Candidate> {
+        let level = self.window();
+        let mut found: Vec<Candidate> = self
+            .tracks
+            .iter()
+            .zip(instances)
+            .enumerate()
+            .filter_map(|(index, (track, instance))| {
+                let run = instance.run().filter(|run| run.run == track.run)?;
+                let share = track.share?;
+                let allowed = track.policy.victim != Victim::Never && is_up(instance) && (snapshots_too || !track.snapshot);
+                allowed.then(|| Candidate {
+                    index,
+                    run,
+                    estimate: share.estimate,
+                    grown: grown(track, level),
+                    last: track.policy.victim == Victim::Last,
+                })
+            })
+            .collect();
+        found.sort_by_key(|one| (one.last, Reverse(one.grown), Reverse(one.estimate), one.run));
+        found
+    }
+
+    pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
+        let best = self.candidates(instances, false).into_iter().next()?;
+        (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
+    }
+
+    /// Whether the picture is new enough; if not, it is asked for, and this is asked again when it has come.
+    fn is_fresh(&mut self, now: Timestamp, within: Duration, out: &mut Vec<Action>) -> bool {
+        let fresh = self.accounted_at.is_some_and(|at| now.since(at) <= within);
+        if !fresh && !self.account_asked {
+            self.ask_account(out);
+        }
+        fresh
+    }
+
+    fn act_for_container(
+        &mut self,
+        now: Timestamp,
+        lines: &Lines,
+        rule: Rule,
+        instances: &[Instance],
+        out: &mut Vec<Action>,
+    ) -> Option<Decision> {
+        if self.helpless_again.is_some_and(|again| now < again) {
+            return None;
+        }
+        if !self.is_fresh(now, FRESH, out) {
+            return None;
+        }
+        let need = self.hard.saturating_sub(lines.rearm);
+        let candidates = self.candidates(instances, false);
+        let all: u64 = candidates.iter().map(|one| one.grown).fold(0, u64::saturating_add);
+        let helps = |one: &Candidate| {
+            let Some(track) = self.tracks.get(one.index) else { return false };
+            // Where it settles anyway is not gained by a restart.
+            let gain = one.estimate.saturating_sub(track.plateau.unwrap_or_default());
+            match rule {
+                Rule::Hard | Rule::Forecast => {
+                    one.grown >= part(lines.limit, WORTH_GROWN).min(need) || one.estimate >= part(lines.limit, WORTH).max(need)
+                }
+                Rule::Held | Rule::Emergency | Rule::Own => {
+                    let enough = gain >= need && one.grown.saturating_mul(2) >= need;
+                    enough || (all >= need && one.grown >= part(lines.limit, WORTH_EACH) && gain >= one.grown / 2)
+                }
+            }
+        };
+        let Some(best) = candidates.iter().copied().find(helps) else {
+            self.tell_helpless(now, lines, need, instances, out);
+            if rule != Rule::Held {
+                self.helpless_again = Some(now.after(LOOK_AGAIN_SOON));
+            }
+            return None;
+        };
+        if rule == Rule::Held {
+            if self.measures_first(now, &best, &candidates, out) {
+                return None;
+            }
+            if self.is_plateau(now, &best, lines, out) {
+                return None;
+            }
+        }
+        self.act(now, lines, best, rule, lines.restart, instances, out)
+    }
+
+    /// With time to spare and the choice not clear, what is not known well is measured first.
+    fn measures_first(&mut self, now: Timestamp, best: &Candidate, candidates: &[Candidate], out: &mut Vec<Action>) -> bool {
+        if self.policy.confirm < MEASURE_WITHIN {
+            return false;
+        }
+        if let Some(until) = self.measuring_until {
+            if now < until && self.tracks.iter().any(|track| track.asked.is_some_and(|(at, _)| is_open(track, at))) {
+                return true;
+            }
+            if now < until.after(MEASURE_AGAIN) {
+                return false;
+            }
+        }
+        let unclear: Vec<RunId> = candidates
+            .iter()
+            .filter(|one| one.index == best.index || one.grown.saturating_mul(2) >= best.grown)
+            .filter(|one| self.wants_measure(now, one.index))
+            .map(|one| one.run)
+            .collect();
+        if unclear.is_empty() {
+            return false;
+        }
+        self.measuring_until = Some(now.after(MEASURE_WITHIN));
+        self.measure(now, unclear, out);
+        true
+    }
+
+    fn wants_measure(&self, now: Timestamp, index: usize) -> bool {
+        let Some(track) = self.tracks.get(index) else { return false };
+        let recently = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < MEASURE_AGAIN);
+        track.share.is_some_and(|share| !share.is_exact())
+            && track.sum.is_some()
+            && !recently(track.asked.map(|(at, _)| at))
+            && track.refused_at.is_none_or(|at| now.since(at) >= TELL_AGAIN)
+    }
+
+    fn measure(&mut self, now: Timestamp, runs: Vec<RunId>, out: &mut Vec<Action>) {
+        for run in &runs {
+            if let Some(track) = self.index_of(*run).and_then(|index| self.tracks.get_mut(index)) {
+                track.asked = track.sum.map(|sum| (now, sum));
+            }
+        }
+        out.push(Action::Memory(MemoryAction::Measure { runs }));
+    }
+
+    /// It was restarted for this lately, and is where it was without growing: told once, and left alone until it grows.
+    fn is_plateau(&mut self, now: Timestamp, best: &Candidate, lines: &Lines, out: &mut Vec<Action>) -> bool {
+        let hard = self.hard;
+        let Some(track) = self.tracks.get_mut(best.index) else { return false };
+        if track.plateau.is_some_and(|plateau| float(best.estimate) <= float(plateau) * PLATEAU_LEFT) {
+            return true;
+        }
+        if !settles_again(now, track) {
+            return false;
+        }
+        let known = track.plateau.replace(best.estimate).is_some();
+        if !known {
+            out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: best.estimate, at: hard, of: lines.limit, own: false }));
+        }
+        true
+    }
+
+    fn tell_helpless(&mut self, now: Timestamp, lines: &Lines, need: u64, instances: &[Instance], out: &mut Vec<Action>) {
+        // Asked again in a while: somebody may have grown by then.
+        self.helpless_again = Some(now.after(LOOK_AGAIN));
+        if self.told_helpless {
+            return;
+        }
+        self.told_helpless = true;
+        let others = self.rest.others;
+        let forbidden = self
+            .tracks
+            .iter()
+            .any(|track| track.policy.victim == Victim::Never && track.share.is_some_and(|share| share.estimate >= need.max(1)));
+        let known = self.tracks.iter().zip(instances).any(|(track, instance)| is_up(instance) && track.share.is_some());
+        let why = if self.rest.unmapped.saturating_mul(2) >= need.max(1) {
+            let mut places = self.tmpfs.clone();
+            places.sort_by_key(|(_, bytes)| Reverse(*bytes));
+            Helpless::Tmpfs { bytes: self.rest.unmapped, places }
+        } else if !known {
+            Helpless::Unknown
+        } else if others.saturating_mul(2) >= need.max(1) && others >= part(lines.limit, WORTH) {
+            Helpless::Others { bytes: others }
+        } else if forbidden {
+            Helpless::Forbidden
+        } else {
+            Helpless::NobodyGrew
+        };
+        let shares = self.shares_by_size(instances);
+        out.push(told(MemoryNotice::Helpless { why, hard: self.hard, limit: lines.limit, shares }));
+    }
+
+    /// SIGKILL to the one that would help most.
+    fn emergency(&mut self, now: Timestamp, lines: &Lines, instances: &[Instance], out: &mut Vec<Action>) -> Option<Decision> {
+        if !self.is_fresh(now, FRESH_ENOUGH, out) {
+            return None;
+        }
+        let need = self.hard.saturating_sub(lines.restart);
+        let candidates = self.candidates(instances, true);
+        let worth = |one: &Candidate| {
+            if lines.machine {
+                // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
+                return self.tracks.get(one.index).is_some_and(|track| track.share.is_some_and(|share| share.low >= lines.restart));
+            }
+            one.grown >= part(lines.limit, WORTH_GROWN) || one.estimate >= part(lines.limit, WORTH).max(need)
+        };
+        let Some(best) = candidates.into_iter().find(worth) else {
+            self.tell_helpless(now, lines, need, instances, out);
+            return None;
+        };
+        self.act(now, lines, best, Rule::Emergency, lines.emergency, instances, out)
+    }
+
+    /// The grace period ends when memory does.
+    fn end_of_grace(
+        &mut self,
+        now: Timestamp,
+        lines: &Lines,
+        acting: Acting,
+        urgent: bool,
+        instances: &[Instance],
+        out: &mut Vec<Action>,
+    ) -> Option<Decision> {
+        let slope = self.pace.slope();
+        let soon = slope > 0.0 && self.hard >= lines.restart && float(lines.limit.saturating_sub(self.hard)) / slope < GRACE_LEFT;
+        if !(urgent || soon) || lines.machine {
+            return None;
+        }
+        match acting.killed_at {
+            None => {
+                self.acting = Some(Acting { killed_at: Some(now), ..acting });
+                if acting.rule != Rule::Emergency {
+                    self.count(Rule::Emergency);
+                }
+                Some(Decision::Kill(acting.run))
+            }
+            // It is on its way out, and another one grows.
+            Some(at) if urgent && now.since(at) >= NEXT_KILL && slope > 0.0 => self.emergency(now, lines, instances, out),
+            Some(_) => None,
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an act says everything there is to say")]
+    fn act(
+        &mut self,
+        now: Timestamp,
+        lines: &Lines,
+        chosen: Candidate,
+        rule: Rule,
+        line: u64,
+        instances: &[Instance],
+        out: &mut Vec<Action>,
+    ) -> Option<Decision> {
+        let own = rule == Rule::Own;
+        let hard = self.hard;
+        let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
+        let container = self.trend(now);
+        let track = self.tracks.get_mut(chosen.index)?;
+        let share = track.share?;
+        let signal = match track.policy.action {
+            Wanted::Signal(signal) if matches!(rule, Rule::Held | Rule::Own) && track.signalled.is_none_or(|(run, _)| run != track.run) => {
+                Some(signal)
+            }
+            Wanted::Restart | Wanted::Signal(_) => None,
+        };
+        let slope = slope_of(now, track);
+        let oom_in = (container > 0.0 && !lines.machine)
+            .then(|| Duration::try_from_secs_f64(float(lines.limit.saturating_sub(hard)) / container).ok())
+            .flatten();
+        let act = match (signal, rule) {
+            (Some(signal), _) => Act::Signal(signal),
+            (None, Rule::Emergency) => Act::Kill,
+            (None, Rule::Held | Rule::Forecast | Rule::Hard | Rule::Own) => Act::Restart,
+        };
+        out.push(told(MemoryNotice::Acted(Box::new(Acted {
+            run: chosen.run,
+            act,
+            rule,
+            bytes: share.estimate,
+            method: share.method,
+            slope,
+            hard,
+            limit: lines.limit,
+            line,
+            oom_in,
+            top: track.top.clone(),
+            uptime: now.since(since),
+        }))));
+        track.last_act = Some(now);
+        match rule {
+            // It stayed: next time it may be longer, in case it would have come back.
+            Rule::Held | Rule::Own => track.patience = track.patience.saturating_add(1),
+            // It did not come back: a leak beyond doubt.
+            Rule::Forecast | Rule::Hard | Rule::Emergency => track.patience = 0,
+        }
+        track.measured = None;
+        if let Some(signal) = signal {
+            track.signalled = Some((track.run, now));
+            if own && let Some(above) = &mut track.above {
+                above.since = now;
+            }
+            self.count(rule);
+            out.push(Action::Memory(MemoryAction::Signal { run: chosen.run, signal }));
+            return None;
+        }
+        track.restarted_at = Some(now);
+        self.count(rule);
+        let kill = rule == Rule::Emergency;
+        self.acting = Some(Acting { run: chosen.run, rule, killed_at: kill.then_some(now) });
+        out.push(Action::Memory(MemoryAction::Brake { run: chosen.run }));
+        Some(if kill { Decision::Kill(chosen.run) } else { Decision::Restart(chosen.run) })
+    }
+
+    /// Follows each instance that has a line of its own.
+    pub(super) fn follow_own(&mut self, now: Timestamp) {
+        for index in 0..self.tracks.len() {
+            let Some(line) = self.tracks.get(index).and_then(|track| self.line_of(track)) else { continue };
+            let Some(track) = self.tracks.get_mut(index) else { continue };
+            let Some(share) = track.share else {
+                track.above = None;
+                continue;
+            };
+            let rearm = line.saturating_sub(part(line, super::REARM)).min(line.saturating_sub(1));
+            match &mut track.above {
+                Some(above) => {
+                    above.peak = above.peak.max(share.estimate);
+                    if share.high < rearm.max(1) || share.estimate < rearm {
+                        if track.last_act.is_none_or(|at| at < above.since) {
+                            track.own_returned.peak = track.own_returned.peak.max(above.peak);
+                            track.own_returned.took = track.own_returned.took.max(now.since(above.since));
+                        }
+                        track.above = None;
+                    }
+                }
+                None => {
+                    if share.estimate >= line || share.low >= line {
+                        let mark = track.history.back(AGES.len());
+                        let half =
+                            (0..AGES.len()).map(|level| track.history.back(level)).find(|mark| mark.bytes <= line / 2).unwrap_or(mark);
+                        let climb = now.since(half.at).saturating_mul(2);
+                        track.above = Some(Above { since: now, climb, peak: share.estimate });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Services with a line of their own; every service where the limit is the machine's.
+    fn own_lines(&mut self, now: Timestamp, lines: &Lines, instances: &[Instance], out: &mut Vec<Action>) -> Option<Decision> {
+        let mut unclear = Vec::new();
+        let mut due = None;
+        for (index, (track, instance)) in self.tracks.iter().zip(instances).enumerate() {
+            let (Some(above), Some(share), Some(line)) = (track.above, track.share, self.line_of(track)) else { continue };
+            let Some(run) = instance.run().filter(|run| run.run == track.run) else { continue };
+            if !is_up(instance) || track.snapshot {
+                continue;
+            }
+            let flat = is_flat(now, track);
+            let mut required = patient(self.policy.confirm, &above, share.estimate, track.own_returned, flat, track.patience);
+            if let Some((run, at)) = track.signalled
+                && run == track.run
+            {
+                let helps = self.policy.confirm.saturating_mul(SIGNAL_HELPS_WITHIN).max(SIGNAL_HELPS_LEAST);
+                required = required.max(at.after(helps).since(above.since));
+            }
+            if now.since(above.since) < required {
+                continue;
+            }
+            if share.low < line {
+                // Perhaps: that is never a reason to act, but one to look closer.
+                if self.wants_measure(now, index) {
+                    unclear.push(run);
+                }
+                continue;
+            }
+            due = due.or(Some((index, run, share, line)));
+        }
+        if !unclear.is_empty() {
+            self.measure(now, unclear, out);
+        }
+        let (index, run, share, line) = due?;
+        let track = self.tracks.get_mut(index)?;
+        let is_own = track.policy.restart_above.is_some();
+        if track.plateau.is_some_and(|plateau| float(share.estimate) <= float(plateau) * PLATEAU_LEFT) {
+            return None;
+        }
+        if settles_again(now, track) {
+            let known = track.plateau.replace(share.estimate).is_some();
+            if !known {
+                let size = share.estimate;
+                out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: size, at: size, of: line, own: is_own }));
+            }
+            return None;
+        }
+        // Judged on this very picture: it was taken above.
+        if !self.is_fresh(now, FRESH, out) {
+            return None;
+        }
+        let chosen = Candidate { index, run, estimate: share.estimate, grown: 0, last: false };
+        self.act(now, lines, chosen, if is_own { Rule::Own } else { Rule::Held }, line, instances, out)
+    }
+}
+
+/// How long something must be above its line before it is restarted.
+fn patient(confirm: Duration, above: &Above, size: u64, returned: Returned, flat: bool, acts: u32) -> Duration {
+    if confirm.is_zero() {
+        return Duration::ZERO;
+    }
+    let most = confirm.saturating_mul(PATIENCE_MOST);
+    let mut required = confirm.max(above.climb.mul_f64(PATIENCE_OF_CLIMB).min(most));
+    if flat {
+        required = required.max(confirm.saturating_mul(PATIENCE_FLAT));
+    }
+    required = required.saturating_mul(1_u32 << acts.min(4)).min(most.max(required));
+    if float(size) <= float(returned.peak) * AS_HIGH {
+        required = required.max(returned.took.saturating_mul(PATIENCE_RETURNED));
+    }
+    required.min(PATIENCE_END)
+}
+
+/// How much it has grown in that window.
+fn grown(track: &Track, level: usize) -> u64 {
+    let Some(share) = track.share else { return 0 };
+    share.estimate.saturating_sub(track.history.back(level).bytes)
+}
+
+/// Whether it has stopped growing: by the pace it would have if it had grown evenly all its life.
+fn is_flat(now: Timestamp, track: &Track) -> bool {
+    let Some(share) = track.share else { return false };
+    let born = track.history.back(AGES.len());
+    let age = now.since(born.at);
+    if age.is_zero() {
+        return false;
+    }
+    let mark = track.history.before(now, age / 16);
+    let window = now.since(mark.at);
+    if window.is_zero() {
+        return false;
+    }
+    let even = float(share.estimate) * window.as_secs_f64() / age.as_secs_f64();
+    float(share.estimate.saturating_sub(mark.bytes)) < even * FLAT
+}
+
+/// It was restarted for this lately, and is back without growing any more.
+fn settles_again(now: Timestamp, track: &Track) -> bool {
+    let signalled = track.signalled.is_some_and(|(run, _)| run == track.run);
+    !signalled && track.restarted_at.is_some_and(|at| now.since(at) < CAME_BACK_WITHIN) && is_flat(now, track)
+}
+
+/// Bytes a second over the last few seconds.
+fn slope_of(now: Timestamp, track: &Track) -> i64 {
+    let Some(share) = track.share else { return 0 };
+    let mark = track.history.before(now, AGES.first().copied().unwrap_or_default());
+    let passed = now.since(mark.at).as_secs_f64();
+    if passed <= 0.0 {
+        return 0;
+    }
+    let grown = (float(share.estimate) - float(mark.bytes)) / passed;
+    let size = i64::try_from(bytes(grown.abs())).unwrap_or(i64::MAX);
+    if grown < 0.0 { size.saturating_neg() } else { size }
+}
+
+/// A measurement that was asked for then has not come yet.
+fn is_open(track: &Track, asked: Timestamp) -> bool {
+    track.measured.is_none_or(|(at, _)| at < asked) && track.refused_at.is_none_or(|at| at < asked)
+}

@@ -1,0 +1,213 @@
+//! Whose death was the kernel's OOM killer's.
+//!
+//! The cgroup's count of OOM kills goes up before the signal is sent, so a child that died by SIGKILL and is looked at now is in the count.
+//! The count says how many, not who: a death is the OOM killer's when there are at least as many new kills as there are deaths by
+//! SIGKILL that firstmate did not cause and has not explained. When there are fewer, it cannot be said which of them it was, and none is claimed.
+//!
+//! What the count says and no death explains within a while was a process that is not firstmate's own child: a worker of a service, or
+//! something that docker exec started.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::engine::{Outcome, RunId, Signal};
+
+/// The dying takes a moment (freeing a gigabyte some 100 ms, more on a busy machine); only then is a kill unexplained.
+const UNEXPLAINED_AFTER: Duration = Duration::from_secs(2);
+
+/// What the count has said, and which deaths it explained.
+#[derive(Debug, Default)]
+pub struct Toll {
+    /// The count so far that is explained, or told.
+    explained: Option<u64>,
+    /// Children that are dead and not reaped yet, of which the verdict is known.
+    verdicts: BTreeMap<u32, bool>,
+    /// Since when the count is higher than what is explained.
+    pending: Option<Instant>,
+    /// Runs that died by a SIGKILL of firstmate's own lately: the kernel may have been faster.
+    own: Vec<(RunId, Instant)>,
+}
+
+/// Kills that no death explains, or of which it cannot be said which death they explain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unexplained {
+    /// So many.
+    pub kills: u64,
+    /// Runs whose main process died by SIGKILL in the same moment; some of them may be among the killed.
+    pub among: Vec<RunId>,
+}
+
+impl Toll {
+    /// The count at the start: kills before that are none of ours.
+    #[must_use]
+    pub fn new(count: Option<u64>) -> Self {
+        Self { explained: count, ..Self::default() }
+    }
+
+    /// firstmate sent SIGKILL to this run.
+    pub fn sent_kill(&mut self, run: RunId, now: Instant) {
+        self.own.retain(|(known, at)| *known != run && now.duration_since(*at) < UNEXPLAINED_AFTER);
+        self.own.push((run, now));
+    }
+
+    fn is_own(&self, run: RunId) -> bool {
+        self.own.iter().any(|(known, _)| *known == run)
+    }
+
+    /// Whether this run's main process, dead and not reaped, was killed by the OOM killer.
+    ///
+    /// `count` reads the count; `others` gives the other runs that are alive as far as is known, with their main processes, and `also` how such a one
+    /// ended, if it has. What cannot be decided goes into `unexplained`.
+    pub fn judge(
+        &mut self,
+        pid: u32,
+        run: RunId,
+        mut count: impl FnMut() -> Option<u64>,
+        others: impl Fn() -> Vec<(u32, RunId)>,
+        mut also: impl FnMut(u32) -> Option<Outcome>,
+    ) -> (bool, Option<Unexplained>) {
+        if let Some(verdict) = self.verdicts.remove(&pid) {
+            return (verdict, None);
+        }
+        if self.is_own(run) {
+            return (false, None);
+        }
+        // Deaths and count belong to the same moment only if the count does not move while the deaths are looked at.
+        for _ in 0..8 {
+            let (Some(before), Some(explained)) = (count(), self.explained) else { return (false, None) };
+            let new = before.saturating_sub(explained);
+            if new == 0 {
+                return (false, None);
+            }
+            let mut dead = vec![(pid, run)];
+            for (other, its_run) in others() {
+                if other != pid
+                    && !self.is_own(its_run)
+                    && !self.verdicts.contains_key(&other)
+                    && also(other) == Some(Outcome::Signaled(Signal::KILL))
+                {
+                    dead.push((other, its_run));
+                }
+            }
+            if count() != Some(before) {
+                continue;
+            }
+            let deaths = u64::try_from(dead.len()).unwrap_or(u64::MAX);
+            let verdict = new >= deaths;
+            for (other, _) in dead.iter().skip(1) {
+                self.verdicts.insert(*other, verdict);
+            }
+            if verdict {
+                self.explained = Some(explained.saturating_add(deaths));
+                return (true, None);
+            }
+            self.explained = Some(before);
+            return (false, Some(Unexplained { kills: new, among: dead.into_iter().map(|(_, run)| run).collect() }));
+        }
+        // The kernel kills faster than we can look: nobody can say who was whose.
+        (false, None)
+    }
+
+    /// To be called now and then: kills that nobody's death has explained for a while.
+    pub fn unexplained(&mut self, count: Option<u64>, now: Instant) -> Option<Unexplained> {
+        let count = count?;
+        let Some(explained) = self.explained else {
+            // The first count there is.
+            self.explained = Some(count);
+            return None;
+        };
+        if count <= explained {
+            // Moved into another cgroup, whose count is another one.
+            if count < explained {
+                self.explained = Some(count);
+            }
+            self.pending = None;
+            return None;
+        }
+        let since = *self.pending.get_or_insert(now);
+        if now.duration_since(since) < UNEXPLAINED_AFTER {
+            return None;
+        }
+        self.pending = None;
+        self.explained = Some(count);
+        let among = self.own.iter().map(|(run, _)| *run).collect();
+        Some(Unexplained { kills: count.saturating_sub(explained), among })
+    }
+
+    /// Whether a kill waits for its explanation, so that it should be asked again soon.
+    #[must_use]
+    pub const fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{InstanceId, ServiceId};
+
+    const KILLED: Option<Outcome> = Some(Outcome::Signaled(Signal::KILL));
+
+    fn run(service: usize) -> RunId {
+        RunId { instance: InstanceId { service: ServiceId(service), number: 1 }, run: 1 }
+    }
+
+    fn both() -> Vec<(u32, RunId)> {
+        vec![(10, run(0)), (11, run(1))]
+    }
+
+    #[test]
+    fn a_kill_and_a_new_count_are_the_oom_killers() {
+        let mut toll = Toll::new(Some(3));
+        assert_eq!(toll.judge(10, run(0), || Some(4), both, |_| None), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(4), both, |_| None), (false, None), "the count is used up");
+    }
+
+    #[test]
+    fn a_kill_without_a_new_count_is_somebody_elses() {
+        let mut toll = Toll::new(Some(3));
+        assert_eq!(toll.judge(10, run(0), || Some(3), both, |_| None), (false, None));
+        assert_eq!(Toll::new(None).judge(10, run(0), || None, both, |_| None), (false, None), "no count, no claim");
+    }
+
+    #[test]
+    fn of_two_deaths_and_one_kill_neither_is_claimed() {
+        let mut toll = Toll::new(Some(0));
+        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), both, |_| KILLED);
+        assert!(!verdict);
+        assert_eq!(unexplained, Some(Unexplained { kills: 1, among: vec![run(0), run(1)] }));
+        assert_eq!(toll.judge(11, run(1), || Some(1), both, |_| None), (false, None));
+    }
+
+    #[test]
+    fn of_two_deaths_and_two_kills_both_are() {
+        let mut toll = Toll::new(Some(0));
+        assert_eq!(toll.judge(10, run(0), || Some(2), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
+    }
+
+    #[test]
+    fn the_count_is_read_again_when_it_moves_while_the_deaths_are_looked_at() {
+        let mut toll = Toll::new(Some(0));
+        let mut counts = [1, 2, 2, 2].into_iter();
+        assert_eq!(toll.judge(10, run(0), || counts.next(), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
+    }
+
+    #[test]
+    fn firstmates_own_kill_is_never_the_oom_killers() {
+        let mut toll = Toll::new(Some(0));
+        toll.sent_kill(run(0), Instant::now());
+        assert_eq!(toll.judge(10, run(0), || Some(1), both, |_| None), (false, None));
+    }
+
+    #[test]
+    fn a_kill_that_nothing_explains_is_told_after_a_while_and_once() {
+        let now = Instant::now();
+        let mut toll = Toll::new(Some(0));
+        assert_eq!(toll.unexplained(Some(1), now), None);
+        assert!(toll.is_pending());
+        assert_eq!(toll.unexplained(Some(1), now + UNEXPLAINED_AFTER), Some(Unexplained { kills: 1, among: vec![] }));
+        assert_eq!(toll.unexplained(Some(1), now + UNEXPLAINED_AFTER * 3), None);
+    }
+}
