@@ -63,6 +63,8 @@ pub struct Report {
     pub misconf: u32,
     pub steered: u32,
     pub secs: f64,
+    /// The invariant that broke, and ended it.
+    pub broken: Option<String>,
 }
 
 impl Report {

@@ -220,6 +220,20 @@ pub fn trace(case: &Case) -> String {
     format!("{lines}\n{result:?}")
 }
 
+/// The same in fewer words: `RunId { instance: InstanceId { service: ServiceId(0), number: 1 }, run: 2 }` is `0.1#2`.
+fn short(mut text: String) -> String {
+    for (long, short) in [
+        ("RunId { instance: InstanceId { service: ServiceId(", ""),
+        ("InstanceId { service: ServiceId(", ""),
+        ("), number: ", "."),
+        (" }, run: ", "#"),
+        ("Notice(Memory(", "(("),
+    ] {
+        text = text.replace(long, short);
+    }
+    text
+}
+
 impl<'a> World<'a> {
     fn new(case: &'a Case, trace: bool) -> Self {
         let mut chance = Chance::new(case.seed);
@@ -576,8 +590,8 @@ impl<'a> World<'a> {
     fn step(&mut self, event: Event) -> Result<(), String> {
         let mut queue = VecDeque::from([event]);
         while let Some(event) = queue.pop_front() {
-            if !matches!(event, Event::Tick | Event::Memory(MemoryEvent::Read(Some(_)))) {
-                self.say(|| format!("{event:?}"));
+            if !matches!(event, Event::Tick | Event::Memory(MemoryEvent::Read(Some(_)) | MemoryEvent::Accounted(_))) {
+                self.say(|| short(format!("{event:?}")));
             }
             self.told(&event);
             let mut out = std::mem::take(&mut self.out);
@@ -585,17 +599,16 @@ impl<'a> World<'a> {
             let now = self.timestamp();
             self.engine.step(now, event, &mut out);
             for (index, action) in out.iter().enumerate() {
-                if !matches!(action, Action::Memory(MemoryAction::Read { .. })) {
-                    self.say(|| format!("    {action:?}"));
+                if !matches!(action, Action::Memory(MemoryAction::Read { .. } | MemoryAction::Account)) {
+                    self.say(|| short(format!("    {action:?}")));
                 }
                 self.judge_action(action, &out, index)?;
                 self.perform(action, &mut queue);
             }
             self.out = out;
             self.engine.check_invariants(now)?;
-            self.judge.stepped(self.now, now, self.engine.next_deadline())?;
         }
-        Ok(())
+        self.judge.stepped(self.now, self.timestamp(), self.engine.next_deadline())
     }
 
     /// Numbers the engine has been told about a run.
