@@ -5,7 +5,7 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build musl run setup test lint unit sim fuzz docker-images docker-test bench clean
+.PHONY: help build helpers musl run setup test lint unit sim fuzz docker-images docker-test bench clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
@@ -16,6 +16,10 @@ help:
 build musl:
 	tests/setup rust
 	cargo build --locked --release --target $(TARGET)
+
+# Static programs that tests put where there is no other system: into the small machine of tests/vm.
+helpers: build
+	cargo build --locked --release --target $(TARGET) --examples
 
 run: build
 	examples/all-in-one/run $(BINARY)
@@ -34,7 +38,7 @@ lint:
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
 # Against the binary that ships, as PID 1 in namespaces of their own, with the real programs.
-unit:
+unit: helpers
 	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast -E 'not binary(sim) and not binary(docker)'
 
 sim:

@@ -1,1 +1,178 @@
 //! The limit in force, and what the container uses of it.
+//!
+//! The limit is, in this order:
+//!
+//! 1. `[memory] limit`,
+//! 2. the tightest one of the cgroups that are visible: v1's `hierarchical_memory_limit`, which knows of invisible ancestors as well, or
+//!    the least memory.max of v2 from our own cgroup up to the mount point ([`super::cgroup`]),
+//! 3. what ECS tells in its task metadata ([`super::ecs`]): on Fargate the cgroup of a container shows no limit,
+//! 4. the memory of the machine.
+//!
+//! A number of 2^62 or more, or above the memory of the machine, is none.
+//!
+//! The kernel's OOM killer compares a limit with the usage of the cgroup that has it, which includes everything beside us below that
+//! cgroup, so that usage is what is read ([`Counters`]). Where the cgroup that has it is not visible, our own has to do: then usage
+//! is too low by whatever else lives below the limit.
+
+use std::path::Path;
+
+use crate::engine::memory::Limit;
+use crate::engine::status::LimitSource;
+
+pub use super::cgroup::Files;
+use super::cgroup::{Cgroup, Tightest, Version};
+pub use super::counters::Counters;
+use super::counters::{Whose, machine_total};
+use super::ecs::EcsLimit;
+
+/// No growth is faster, in bytes a second; with transparent huge pages for everyone, twice that.
+const GROWTH_MAX: u64 = 4_000_000_000;
+
+/// Where the usage comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UsageOf {
+    /// The cgroup in this directory.
+    Cgroup(String),
+    /// The whole machine: no cgroup has a limit, or none can be seen.
+    Machine,
+}
+
+/// Watches the limit, and reads the usage.
+#[derive(Debug)]
+pub struct Watch {
+    files: Files,
+    configured: Option<u64>,
+    /// `None` until it has told whether there is one.
+    ecs: Option<Option<EcsLimit>>,
+    /// /proc/PID/cgroup when `cgroup` was found by it.
+    memberships: Option<Vec<u8>>,
+    cgroup: Option<Cgroup>,
+    tightest: Option<Tightest>,
+    limit: Option<Limit>,
+    whose: Option<Whose>,
+    counters: Counters,
+}
+
+impl Watch {
+    /// Looks for the first time. `configured` is `[memory] limit`, in bytes.
+    #[must_use]
+    pub fn new(files: Files, configured: Option<u64>) -> Self {
+        let mut watch = Self {
+            files,
+            configured,
+            ecs: None,
+            memberships: None,
+            cgroup: None,
+            tightest: None,
+            limit: None,
+            whose: None,
+            counters: Counters::closed(),
+        };
+        watch.check();
+        watch
+    }
+
+    /// The limit in force; `None` when not even the memory of the machine is known.
+    #[must_use]
+    pub fn limit(&self) -> Option<&Limit> {
+        self.limit.as_ref()
+    }
+
+    /// Where the usage comes from.
+    #[must_use]
+    pub fn usage_of(&self) -> UsageOf {
+        match &self.whose {
+            Some(Whose::Cgroup(_, directory)) => UsageOf::Cgroup(display(directory)),
+            Some(Whose::Machine) | None => UsageOf::Machine,
+        }
+    }
+
+    /// The limit the cgroups show, in bytes, and where, whatever limit is in force: the kernel kills there even if a higher one is configured.
+    #[must_use]
+    pub fn visible(&self) -> Option<(u64, String)> {
+        self.tightest.as_ref().map(|tightest| (tightest.bytes, display(&tightest.place)))
+    }
+
+    /// Reads usage and OOM kills.
+    pub fn counters(&mut self) -> &mut Counters {
+        &mut self.counters
+    }
+
+    /// Whether the ECS task metadata would be believed: nothing that comes before it has a limit, and it has not told one yet.
+    #[must_use]
+    pub fn wants_ecs(&self) -> bool {
+        self.configured.is_none() && self.tightest.is_none() && self.ecs.is_none()
+    }
+
+    /// What the ECS task metadata told, `None` being that there is no limit. Returns whether the limit in force is another now.
+    pub fn tell_ecs(&mut self, told: Option<EcsLimit>) -> bool {
+        self.ecs = Some(told);
+        self.check()
+    }
+
+    /// Whether the kernel kills all of the container at once, firstmate included, when a limit is reached; `None` when that cannot be
+    /// read. What holds above the visible cgroups is not known.
+    #[must_use]
+    pub fn oom_group(&self) -> Option<bool> {
+        self.cgroup.as_ref()?.oom_group(&self.files)
+    }
+
+    /// Looks again: whether the limit was changed, one has appeared on an ancestor, firstmate was moved to another cgroup, or counters
+    /// that failed can be read again. To be called every few seconds; costs about as many small reads as the cgroup is deep. Returns
+    /// whether the limit in force is another now.
+    pub fn check(&mut self) -> bool {
+        let memberships = self.files.of_process("cgroup").ok();
+        let moved = memberships != self.memberships || self.counters.failed();
+        if moved {
+            self.cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text));
+            self.memberships = memberships;
+        }
+        let total = machine_total(&self.files);
+        self.tightest = self.cgroup.as_ref().and_then(|cgroup| cgroup.tightest(&self.files, total.unwrap_or(u64::MAX)));
+        let (limit, whose) = self.choose(total);
+        if moved || self.whose.as_ref() != Some(&whose) {
+            self.counters.reopen(&self.files, &whose, self.cgroup.as_ref());
+        }
+        self.whose = Some(whose);
+        let changed = limit != self.limit;
+        self.limit = limit;
+        changed
+    }
+
+    /// The limit, and whose usage is compared with it.
+    fn choose(&self, total: Option<u64>) -> (Option<Limit>, Whose) {
+        let growth_max = if huge_pages_for_everyone(&self.files) { GROWTH_MAX.saturating_mul(2) } else { GROWTH_MAX };
+        let limit = |bytes: u64, source: LimitSource, place: String| Some(Limit { bytes, source, place, growth_max });
+        let own = || match &self.cgroup {
+            Some(cgroup) if !cgroup.everything => Whose::Cgroup(cgroup.version, cgroup.own.clone()),
+            Some(_) | None => Whose::Machine,
+        };
+        if let Some(bytes) = self.configured {
+            return (limit(bytes, LimitSource::Configured, String::new()), own());
+        }
+        if let (Some(Tightest { bytes, place }), Some(cgroup)) = (&self.tightest, &self.cgroup) {
+            let source = match cgroup.version {
+                Version::V1 => LimitSource::CgroupV1,
+                Version::V2 => LimitSource::CgroupV2,
+            };
+            return (limit(*bytes, source, display(place)), Whose::Cgroup(cgroup.version, place.clone()));
+        }
+        if let Some(EcsLimit { bytes, source, place }) =
+            self.ecs.iter().flatten().find(|told| total.is_none_or(|total| told.bytes <= total))
+        {
+            return (limit(*bytes, *source, place.clone()), own());
+        }
+        (total.and_then(|bytes| limit(bytes, LimitSource::Machine, String::new())), Whose::Machine)
+    }
+}
+
+/// See Documentation/admin-guide/mm/transhuge.rst: the choice is in brackets.
+fn huge_pages_for_everyone(files: &Files) -> bool {
+    let told = files.read("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    told.split(u8::is_ascii_whitespace).any(|word| word == b"[always]")
+}
+
+/// A path for people: what is not printable is replaced.
+pub(super) fn display(path: &Path) -> String {
+    path.to_string_lossy().chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect()
+}

@@ -5,7 +5,13 @@
 //! A number that cannot be read is absent; it is never replaced by a guess.
 
 pub mod account;
+mod cgroup;
+mod counters;
 pub mod delegated;
+pub mod ecs;
 pub mod limit;
+mod mountinfo;
 pub mod pss;
+
+pub mod tmpfs;
 pub mod toll;
