@@ -27,7 +27,7 @@ pub struct Program {
     pub name: &'static str,
     pub instances: u16,
     pub nature: Nature,
-    /// What a run holds when its program begins.
+    /// What a run takes at once when its program begins.
     pub first: f64,
     /// The main process's memory.
     pub heap: Course,

@@ -430,9 +430,6 @@ impl<'a> World<'a> {
         let at = self.cpu;
         let mut worst: Option<(RunId, Victim, f64)> = None;
         for (run, tree) in &self.trees {
-            if tree.phase == Phase::Dying {
-                continue;
-            }
             let adj = if tree.preferred { ADJ_PREFERRED } else { ADJ };
             for (victim, bytes) in tree.candidates(at) {
                 let points = bytes + adj / 1000.0 * self.case.limit;
@@ -441,7 +438,7 @@ impl<'a> World<'a> {
                 }
             }
         }
-        self.say(|| format!("the OOM killer kills {worst:?}"));
+        self.say(|| format!("the limit is met: {worst:?}"));
         let Some((run, victim, _)) = worst else {
             // Nobody is left but firstmate.
             self.lost = true;
@@ -449,6 +446,14 @@ impl<'a> World<'a> {
             return;
         };
         let Some(tree) = self.trees.get_mut(&run) else { return };
+        if tree.phase == Phase::Dying {
+            // It is on its way out: the kernel only helps it, and all others wait. See oom_kill_process() in mm/oom_kill.c.
+            for line in tree.lines_mut() {
+                line.set(at, 0.0);
+                line.stop(at);
+            }
+            return;
+        }
         self.judge.oom(self.now, Some((run, tree.program)));
         if self.case.oom_group {
             self.lost = true;
@@ -846,7 +851,7 @@ impl<'a> World<'a> {
             program: run.instance.service.0,
             pid,
             phase: Phase::Alive,
-            heap: start(program.first, &program.heap),
+            heap: start(program.first.min(2.0 * MIB), &Course::to(program.first, (program.first / 8e8).max(0.02), program.heap.clone())),
             worker: start(0.0, &program.worker),
             bad_worker: program.bad_worker.as_ref().map(|course| start(0.0, course)),
             lazy: start(0.0, &program.lazy),
