@@ -5,6 +5,7 @@
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
 mod environment;
+mod memory;
 mod output;
 mod probes;
 mod setup;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
 use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
@@ -34,6 +36,7 @@ use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
 
 use environment::Environments;
+use memory::Memory;
 use output::Output;
 use probes::Probes;
 pub use single::run_single;
@@ -116,6 +119,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What the ECS task metadata tells of the memory limit.
+    Ecs(Result<Option<EcsLimit>, String>),
 }
 
 struct Supervisor {
@@ -142,6 +147,7 @@ struct Supervisor {
     output: Output,
     probes: Probes,
     desk: Desk,
+    memory: Memory,
     interrupted: bool,
     last_words: String,
 }
@@ -163,7 +169,7 @@ impl Supervisor {
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
-            let deadline = crate::engine::event::earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
+            let deadline = self.next_deadline();
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
@@ -178,7 +184,10 @@ impl Supervisor {
                     self.take_ready(&ready, &mut signals, &mut reaper);
                 }
                 Some(message) = messages.recv() => self.take_message(message),
-                () = sleep => self.events.push_back(Event::Tick),
+                () = sleep => {
+                    self.events.push_back(Event::Tick);
+                    self.check_memory(self.now());
+                }
             }
             self.settle();
         }
@@ -251,6 +260,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();
                 let event = self.desk.take(asked, &self.engine.borrow(), now);
@@ -290,18 +300,22 @@ impl Supervisor {
         match action {
             Action::Spawn { run } => self.to_spawn.push(run),
             Action::Signal { run, signal } => {
+                if signal == Signal::KILL {
+                    self.sends_kill(run);
+                }
                 let scope = self.services.get(run.instance.service.0).map_or(Scope::Main, |service| service.stop.scope);
                 let sent = self.trees.stop(run, signal, scope);
                 self.tell_refused(run, &sent);
             }
             Action::KillTree { run } => {
+                self.sends_kill(run);
                 let sent = self.trees.kill_tree(run);
                 self.tell_refused(run, &sent);
                 self.check_cleared(run);
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run),
-            Action::Memory(_) => {}
+            Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
@@ -417,7 +431,7 @@ impl Supervisor {
             match reaper.peek() {
                 Ok(Some(dead)) => {
                     // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
-                    let outcome = dead.outcome().clone();
+                    let outcome = self.outcome_of(&dead);
                     let pid = dead.pid();
                     self.child_died(pid, outcome);
                     dead.reap();

@@ -92,7 +92,7 @@ async fn within<T>(limit: Duration, question: impl Future<Output = Result<T, Str
     }
 }
 
-async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, String> {
+pub(super) async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, String> {
     let mut first_failure = None;
     for address in addresses {
         let address = SocketAddr::new(*address, port);
@@ -139,7 +139,7 @@ async fn get(addresses: &[IpAddr], host: &str, port: u16, path: &str) -> Result<
 }
 
 /// The status once its line is complete; see RFC 9112, section 4.
-fn status_of(answer: &[u8]) -> Result<Option<u16>, String> {
+pub(super) fn status_of(answer: &[u8]) -> Result<Option<u16>, String> {
     let Some(end) = answer.iter().position(|byte| *byte == b'\n') else {
         return if answer.len() > MAX_STATUS_LINE { Err("what answers does not speak HTTP".to_owned()) } else { Ok(None) };
     };
@@ -152,7 +152,7 @@ fn status_of(answer: &[u8]) -> Result<Option<u16>, String> {
     }
 }
 
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     let known =
         [(io::ErrorKind::ConnectionRefused, "refused"), (io::ErrorKind::ConnectionReset, "reset"), (io::ErrorKind::TimedOut, "timed out")];
     match known.iter().find(|(kind, _)| *kind == error.kind()) {

@@ -215,6 +215,8 @@ pub(super) struct Guard {
     changed_from: Option<u64>,
     account_at: Timestamp,
     account_asked: bool,
+    /// Near a line, where it is to be known who holds what.
+    attentive: bool,
     rest: Rest,
     tmpfs: Vec<(String, u64)>,
     shares: Vec<Option<Share>>,
@@ -255,6 +257,7 @@ impl Guard {
             changed_from: None,
             account_at: now.after(SURVEY_FIRST),
             account_asked: false,
+            attentive: false,
             rest: Rest::default(),
             tmpfs: Vec::new(),
             shares: Vec::new(),
@@ -435,9 +438,12 @@ impl Guard {
                 }
             }
         }
-        if float(self.hard) >= float(lines.restart) * NEAR || self.hard >= self.lowest {
-            self.account_at = self.account_at.min(now.after(ACCOUNT_NEAR));
+        let attention = float(self.hard) >= float(lines.restart) * NEAR || self.hard >= self.lowest;
+        if attention && !self.attentive {
+            // From now on it must be known who holds what.
+            self.account_at = now;
         }
+        self.attentive = attention || (self.attentive && float(self.hard) >= float(lines.restart) * FAR);
         let from = *self.changed_from.get_or_insert(self.hard);
         if self.hard.abs_diff(from) > part(lines.limit, CHANGED)
             && let Some(at) = self.accounted_at

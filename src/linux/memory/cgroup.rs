@@ -26,7 +26,7 @@ const TEXT_MAX: u64 = 16 << 20;
 /// As many directories are looked into, at most, when the names of ours are not told.
 const SEARCH_MAX: u32 = 4096;
 /// There is no limit from here on. cgroup v1 says "none" with a number close to 2^63.
-const NO_LIMIT: u64 = 1 << 62;
+pub(super) const NO_LIMIT: u64 = 1 << 62;
 
 /// Whose files are read. A test, or one container looking into another, may look elsewhere than its own /proc and /sys.
 #[derive(Debug, Clone, PartialEq, Eq)]

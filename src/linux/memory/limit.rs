@@ -42,7 +42,8 @@ pub enum UsageOf {
 pub struct Watch {
     files: Files,
     configured: Option<u64>,
-    ecs: Option<EcsLimit>,
+    /// `None` until it has told whether there is one.
+    ecs: Option<Option<EcsLimit>>,
     /// /proc/PID/cgroup when `cgroup` was found by it.
     memberships: Option<Vec<u8>>,
     cgroup: Option<Cgroup>,
@@ -103,8 +104,8 @@ impl Watch {
         self.configured.is_none() && self.tightest.is_none() && self.ecs.is_none()
     }
 
-    /// What the ECS task metadata told. Returns whether the limit in force is another now.
-    pub fn tell_ecs(&mut self, told: EcsLimit) -> bool {
+    /// What the ECS task metadata told, `None` being that there is no limit. Returns whether the limit in force is another now.
+    pub fn tell_ecs(&mut self, told: Option<EcsLimit>) -> bool {
         self.ecs = Some(told);
         self.check()
     }
@@ -156,7 +157,9 @@ impl Watch {
             };
             return (limit(*bytes, source, display(place)), Whose::Cgroup(cgroup.version, place.clone()));
         }
-        if let Some(EcsLimit { bytes, source, place }) = self.ecs.as_ref().filter(|told| total.is_none_or(|total| told.bytes <= total)) {
+        if let Some(EcsLimit { bytes, source, place }) =
+            self.ecs.iter().flatten().find(|told| total.is_none_or(|total| told.bytes <= total))
+        {
             return (limit(*bytes, *source, place.clone()), own());
         }
         (total.and_then(|bytes| limit(bytes, LimitSource::Machine, String::new())), Whose::Machine)
