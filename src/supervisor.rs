@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
 use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
@@ -118,6 +119,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What the ECS task metadata tells of the memory limit.
+    Ecs(Result<Option<EcsLimit>, String>),
 }
 
 struct Supervisor {
@@ -257,6 +260,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();
                 let event = self.desk.take(asked, &self.engine.borrow(), now);

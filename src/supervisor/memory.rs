@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Owner, Supervisor};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
 use crate::engine::memory::{Accounts, Rss, Usage};
 use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, Watch};
 use crate::linux::memory::tmpfs;
 use crate::linux::memory::toll::{Toll, Unexplained};
+use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
 
@@ -16,6 +20,8 @@ use crate::observe::Level;
 const CHECK: Duration = Duration::from_secs(5);
 /// Sooner, while a kill waits for the death that explains it.
 const CHECK_SOON: Duration = Duration::from_secs(1);
+/// The ECS metadata endpoint may not be there yet when the container starts.
+const ECS_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
 /// What the guard reads with.
 pub(super) struct Memory {
@@ -48,6 +54,40 @@ impl Supervisor {
                 Level::Info,
                 "memory.oom.group is 1: should the limit be reached, the kernel kills the whole container; the guard acts before",
             );
+        }
+    }
+
+    /// Where no cgroup shows a limit, ECS may know of one.
+    pub(super) fn ask_ecs(&mut self, messages: &UnboundedSender<Message>) {
+        let Some(uri) = std::env::var_os(ecs::VARIABLE).filter(|_| self.memory.watch.wants_ecs()) else { return };
+        // The address is a literal one on every platform.
+        let metadata = match Metadata::parse(&uri.to_string_lossy(), &Hosts::default()) {
+            Ok(metadata) => metadata,
+            Err(why) => return self.output.say(Level::Warn, &no_ecs(&why)),
+        };
+        let messages = messages.clone();
+        tokio::task::spawn_local(async move {
+            let mut answer = metadata.ask(ecs::PATIENCE).await;
+            for wait in ECS_AGAIN {
+                if answer.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+                answer = metadata.ask(ecs::PATIENCE).await;
+            }
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Ecs(answer));
+        });
+    }
+
+    pub(super) fn ecs_answered(&mut self, answer: Result<Option<EcsLimit>, String>) {
+        match answer {
+            Ok(limit) => {
+                if self.memory.watch.tell_ecs(limit) {
+                    self.tell_limit();
+                }
+            }
+            Err(why) => self.output.say(Level::Warn, &no_ecs(&why)),
         }
     }
 
@@ -130,6 +170,10 @@ impl Supervisor {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
         earlier(own, Some(self.memory.next_deadline()))
     }
+}
+
+fn no_ecs(why: &str) -> String {
+    format!("cannot learn the memory limit: {why}; if the task has one, set `limit` in [memory]")
 }
 
 fn usage(run: RunId, pid: u32) -> Usage {

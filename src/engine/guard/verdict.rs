@@ -229,7 +229,11 @@ impl Guard {
                 return None;
             }
         }
-        self.act(now, lines, best, rule, lines.restart, instances, out)
+        let line = match rule {
+            Rule::Hard | Rule::Forecast => lines.hard,
+            Rule::Held | Rule::Emergency | Rule::Own => lines.restart,
+        };
+        self.act(now, lines, best, rule, line, instances, out)
     }
 
     /// With time to spare and the choice not clear, what is not known well is measured first.
@@ -389,6 +393,7 @@ impl Guard {
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
         let container = self.trend(now).max(self.pace.slope());
+        let container_above = self.above;
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
         let signal = match track.policy.action {
@@ -416,6 +421,11 @@ impl Guard {
             hard,
             limit: lines.limit,
             line,
+            above_for: track
+                .above
+                .filter(|_| own || lines.machine)
+                .or(container_above)
+                .map_or(Duration::ZERO, |above| now.since(above.since)),
             oom_in,
             top: track.top.clone(),
             uptime: now.since(since),
