@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Owner, Supervisor};
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
-use crate::engine::memory::{Accounts, Rss, Usage};
 use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::linux::memory::account::Accountant;
+use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, Watch};
 use crate::linux::memory::tmpfs;
 use crate::linux::memory::toll::{Toll, Unexplained};
+use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
 
@@ -16,6 +20,10 @@ use crate::observe::Level;
 const CHECK: Duration = Duration::from_secs(5);
 /// Sooner, while a kill waits for the death that explains it.
 const CHECK_SOON: Duration = Duration::from_secs(1);
+/// The ECS metadata endpoint may not be there yet when the container starts.
+const ECS_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// A process that holds this part of the limit is large enough for its forked child to be worth a thought.
+const LARGE_PART: u64 = 10;
 
 /// What the guard reads with.
 pub(super) struct Memory {
@@ -23,6 +31,7 @@ pub(super) struct Memory {
     toll: Toll,
     check_at: Timestamp,
     files: Files,
+    accountant: Accountant,
 }
 
 impl Memory {
@@ -31,11 +40,7 @@ impl Memory {
         let files = Files::default();
         let mut watch = Watch::new(files.clone(), configured);
         let toll = Toll::new(watch.counters().oom_kills());
-        Self { watch, toll, check_at: Timestamp::ZERO, files }
-    }
-
-    pub(super) const fn next_deadline(&self) -> Timestamp {
-        self.check_at
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant: Accountant::new() }
     }
 }
 
@@ -48,6 +53,40 @@ impl Supervisor {
                 Level::Info,
                 "memory.oom.group is 1: should the limit be reached, the kernel kills the whole container; the guard acts before",
             );
+        }
+    }
+
+    /// Where no cgroup shows a limit, ECS may know of one.
+    pub(super) fn ask_ecs(&mut self, messages: &UnboundedSender<Message>) {
+        let Some(uri) = std::env::var_os(ecs::VARIABLE).filter(|_| self.memory.watch.wants_ecs()) else { return };
+        // The address is a literal one on every platform.
+        let metadata = match Metadata::parse(&uri.to_string_lossy(), &Hosts::default()) {
+            Ok(metadata) => metadata,
+            Err(why) => return self.output.say(Level::Warn, &no_ecs(&why)),
+        };
+        let messages = messages.clone();
+        tokio::task::spawn_local(async move {
+            let mut answer = metadata.ask(ecs::PATIENCE).await;
+            for wait in ECS_AGAIN {
+                if answer.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+                answer = metadata.ask(ecs::PATIENCE).await;
+            }
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Ecs(answer));
+        });
+    }
+
+    pub(super) fn ecs_answered(&mut self, answer: Result<Option<EcsLimit>, String>) {
+        match answer {
+            Ok(limit) => {
+                if self.memory.watch.tell_ecs(limit) {
+                    self.tell_limit();
+                }
+            }
+            Err(why) => self.output.say(Level::Warn, &no_ecs(&why)),
         }
     }
 
@@ -112,8 +151,9 @@ impl Supervisor {
                 self.events.push_front(Event::Memory(MemoryEvent::Read(reading)));
             }
             MemoryAction::Account => {
-                let runs = self.runs.iter().map(|(run, known)| usage(*run, known.pid)).collect();
-                let accounts = Accounts { runs, others: Some(Rss::default()), tmpfs: tmpfs::used(&self.memory.files) };
+                let limit = self.memory.watch.limit().map_or(u64::MAX, |limit| limit.bytes);
+                let mut accounts = self.memory.accountant.account(&mut self.trees, limit / LARGE_PART);
+                accounts.tmpfs = tmpfs::used(&self.memory.files);
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
             }
             MemoryAction::Measure { .. } => {}
@@ -126,21 +166,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+    /// When something is due at the latest.
+    pub(super) fn next_deadline(&self) -> Timestamp {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
-        earlier(own, Some(self.memory.next_deadline()))
+        own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
     }
 }
 
-fn usage(run: RunId, pid: u32) -> Usage {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
-            .unwrap_or(0)
-            .saturating_mul(1024)
-    };
-    let (anon, shmem, swap) = (field("RssAnon:"), field("RssShmem:"), field("VmSwap:"));
-    let rss = Rss { anon, shmem, swap, largest: anon.saturating_add(shmem).saturating_add(swap), kernel: field("VmPTE:"), processes: 1 };
-    Usage { run, rss: Some(rss), cgroup: None, snapshot: false, top: Vec::new() }
+fn no_ecs(why: &str) -> String {
+    format!("cannot learn the memory limit: {why}; if the task has one, set `limit` in [memory]")
 }

@@ -139,6 +139,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         to_spawn: Vec::new(),
         own_oom_score_adj,
         exit: None,
+        alarm_at: None,
         trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
@@ -147,7 +148,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         services,
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
-        probes: Probes::new(sender, Arc::clone(&poller), hosts, own_oom_score_adj),
+        probes: Probes::new(sender.clone(), Arc::clone(&poller), hosts, own_oom_score_adj),
         poller,
         output,
         desk: Desk::default(),
@@ -156,6 +157,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         last_words: String::new(),
     };
     supervisor.begin_memory();
+    supervisor.ask_ecs(&sender);
     supervisor.supervise(signals, reaper, messages).await
 }
 
