@@ -592,6 +592,18 @@ fn a_move_to_another_cgroup_is_noticed() {
     assert_eq!(watch.counters().oom_kills(), Some(5));
 }
 
+#[test]
+fn a_hierarchy_that_is_mounted_later_is_noticed() {
+    let fake = Fake::new("0::/\n", "");
+    let mut watch = fake.watch();
+    assert!(!watch.check());
+    fake.v2("", "268435456", 1_000_000);
+    let mounts = std::fs::read_to_string(fake.0.join("proc/self/mountinfo")).unwrap();
+    fake.change("proc/self/mountinfo", &format!("{mounts}30 27 0:40 {V2}"));
+    assert!(watch.check());
+    assert_eq!(watch.limit().map(|limit| limit.bytes), Some(256 * MIB));
+}
+
 /// With a cgroup for each service firstmate lives in one of its own, and the container is above.
 #[test]
 fn a_move_of_its_own_leaves_the_container_where_it_is() {

@@ -4,7 +4,7 @@
 //!
 //! 1. `[memory] limit`,
 //! 2. the tightest one of the cgroups that are visible: v1's `hierarchical_memory_limit`, which knows of invisible ancestors as well, or
-//!    the least memory.max of v2 from our own cgroup up to the mount point ([`super::cgroup`]),
+//!    the least memory.max of v2 from our own cgroup up to the mount point (`cgroup.rs`),
 //! 3. what ECS tells in its task metadata ([`super::ecs`]): on Fargate the cgroup of a container shows no limit,
 //! 4. the memory of the machine.
 //!
@@ -133,15 +133,18 @@ impl Watch {
     /// whether the limit in force is another now.
     pub fn check(&mut self) -> bool {
         let memberships = self.files.of_process("cgroup").ok();
-        let moved = memberships.is_none() || memberships != self.memberships || self.counters.failed();
-        if moved {
-            self.cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text, self.above));
+        let failed = self.counters.failed();
+        let mut moved = false;
+        if failed || self.cgroup.is_none() || memberships != self.memberships {
+            let cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text, self.above));
+            moved = cgroup != self.cgroup;
+            self.cgroup = cgroup;
             self.memberships = memberships;
         }
         let total = machine_total(&self.files);
         self.tightest = self.cgroup.as_ref().and_then(|cgroup| cgroup.tightest(&self.files, total.unwrap_or(u64::MAX)));
         let (limit, whose) = self.choose(total);
-        if moved || self.whose.as_ref() != Some(&whose) {
+        if failed || moved || self.whose.as_ref() != Some(&whose) {
             self.counters.reopen(&self.files, &whose, self.cgroup.as_ref());
         }
         self.whose = Some(whose);
