@@ -113,7 +113,8 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
             let what = if *kills == 1 { "1 process".to_owned() } else { format!("{kills} processes") };
             write!(text, "the kernel's OOM killer killed {what} in this container, ")?;
             match among.as_slice() {
-                [] => write!(text, "the main process of no service")?,
+                [] if *kills == 1 => write!(text, "not a service's main process")?,
+                [] => write!(text, "none of them a service's main process")?,
                 runs => {
                     write!(text, "perhaps ")?;
                     for (at, run) in runs.iter().take(NAMED).enumerate() {
@@ -127,7 +128,9 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
                 }
             }
             match limit {
-                Some(limit) => write!(text, "; raise the limit ({}), or lower `restart_above` in [memory]", size(*limit))?,
+                Some(limit) => {
+                    write!(text, "; raise the limit ({}), or let the guard act sooner (`restart_above` in [memory])", size(*limit))?
+                }
                 None => write!(text, "; give the container more memory")?,
             }
             Level::Warn
@@ -530,9 +533,10 @@ mod tests {
     #[test]
     fn what_the_kernel_killed_is_not_over_claimed() {
         let killed = |kills, among, limit| MemoryNotice::OomKills { kills, among, limit };
-        let raise = "raise the limit (512 MiB), or lower `restart_above` in [memory]";
+        let raise = "raise the limit (512 MiB), or let the guard act sooner (`restart_above` in [memory])";
         for (kills, among, limit, text) in [
-            (1, Vec::new(), Some(512 * MIB), format!("1 process in this container, the main process of no service; {raise}")),
+            (1, Vec::new(), Some(512 * MIB), format!("1 process in this container, not a service's main process; {raise}")),
+            (3, Vec::new(), None, "3 processes in this container, none of them a service's main process; give the container more memory".to_owned()),
             (
                 2,
                 vec![run(0, 1), run(1, 1)],
