@@ -4,9 +4,11 @@
 //! leaker which was not scheduled for a while goes on at its pace and does not jump.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::process::ExitCode;
 use std::ptr::null_mut;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -41,6 +43,7 @@ words for all of them:
   mark=SIZE      says so whenever it has so much more [10% of the limit, or 64MiB]
   only-run=N     does it in the Nth run of this only, and else just waits; counted in a file, count=FILE
   steady=SIZE    what it has when it just waits [base]
+  to=FILE        its lines go to the end of this file, not to standard output
 
 SIZE is 64KiB, 200MiB, 1GiB, bytes, or 75% of `limit`. TIME is 500ms, 10s or 5m. MB/s are MiB/s.
 
@@ -87,9 +90,9 @@ struct Words {
 
 impl Words {
     fn parse(arguments: &[String]) -> Result<Self, Failure> {
-        const KNOWN: [&str; 26] = [
+        const KNOWN: [&str; 27] = [
             "rate", "threads", "size", "over", "ramp", "hold", "period", "times", "low", "high", "file", "rounds", "children", "dirty",
-            "base", "after", "when", "then", "term", "huge", "in", "limit", "mark", "only-run", "count", "steady",
+            "base", "after", "when", "then", "term", "huge", "in", "limit", "mark", "only-run", "count", "steady", "to",
         ];
         let mut words = Self { what: String::new(), given: Vec::new(), limit: None };
         for argument in arguments {
@@ -184,11 +187,18 @@ fn now() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
+/// `to`, opened to append.
+static TO: OnceLock<File> = OnceLock::new();
+
 /// One write a line, so that processes and threads sharing a pipe do not mix theirs. That nobody listens is no reason to stop.
 fn say(text: &str) {
     let line = format!("leaker {text} at={:.6}\n", now().as_secs_f64());
-    let _ = io::stdout().write_all(line.as_bytes());
-    let _ = io::stdout().flush();
+    if let Some(mut file) = TO.get() {
+        let _ = file.write_all(line.as_bytes());
+    } else {
+        let _ = io::stdout().write_all(line.as_bytes());
+        let _ = io::stdout().flush();
+    }
 }
 
 fn wait(time: Duration) {
@@ -371,6 +381,10 @@ impl Clock {
 // --- what it does
 
 fn begin(words: &Words) -> Result<u8, Failure> {
+    if let Some(path) = words.get("to") {
+        let file = File::options().append(true).create(true).open(path).map_err(|error| format!("{path}: {error}"))?;
+        TO.get_or_init(|| file);
+    }
     let keep = words.get("term").unwrap_or("default");
     let who = words.get("in").unwrap_or("self");
     match who {
@@ -539,7 +553,7 @@ fn spike(words: &Words, huge: Huge, marks: &Marks) -> Result<Vec<Region>, Failur
 }
 
 fn write_file(path: &str, size: usize, pace: Pace, marks: &Marks) -> Result<(), Failure> {
-    let mut file = std::fs::File::create(path).map_err(|error| format!("{path}: {error}"))?;
+    let mut file = File::create(path).map_err(|error| format!("{path}: {error}"))?;
     let block = vec![1_u8; BATCH];
     let mut clock = Clock::new(pace);
     let mut left = size;
@@ -557,7 +571,7 @@ fn write_and_sync(words: &Words) -> Result<(String, usize), Failure> {
     let (path, size) = (words.text("file")?.to_owned(), words.size("size")?);
     let marks = Marks { have: AtomicU64::new(0), every: u64::MAX };
     write_file(&path, size, Pace::Flat, &marks)?;
-    std::fs::File::open(&path)?.sync_all()?;
+    File::open(&path)?.sync_all()?;
     say("file written");
     Ok((path, size))
 }
@@ -566,7 +580,7 @@ fn cache(words: &Words) -> Result<Vec<Region>, Failure> {
     let (path, _) = write_and_sync(words)?;
     let mut block = vec![0_u8; BATCH];
     for round in 0..words.number_or("rounds", u64::MAX)? {
-        let mut file = std::fs::File::open(&path)?;
+        let mut file = File::open(&path)?;
         while file.read(&mut block)? > 0 {}
         if round < 3 {
             say("file read");
@@ -578,7 +592,7 @@ fn cache(words: &Words) -> Result<Vec<Region>, Failure> {
 fn mapped(words: &Words) -> Result<Vec<Region>, Failure> {
     use std::os::fd::AsRawFd as _;
     let (path, size) = write_and_sync(words)?;
-    let file = std::fs::File::open(&path)?;
+    let file = File::open(&path)?;
     // SAFETY: new addresses; nobody shortens the file.
     let at = unsafe { libc::mmap(null_mut(), size, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
     if at == libc::MAP_FAILED {

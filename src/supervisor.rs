@@ -5,6 +5,7 @@
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
 mod environment;
+mod memory;
 mod output;
 mod probes;
 mod setup;
@@ -24,6 +25,8 @@ use tokio::sync::mpsc;
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
 use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::linux::alarm::Alarm;
+use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
@@ -34,6 +37,7 @@ use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
 
 use environment::Environments;
+use memory::Memory;
 use output::Output;
 use probes::Probes;
 pub use single::run_single;
@@ -55,6 +59,7 @@ const LAUNCH: u8 = 3;
 const STREAM: u8 = 4;
 const PROBE_LAUNCH: u8 = 5;
 const PROBE_STREAM: u8 = 6;
+const ALARM: u8 = 7;
 
 const fn token(class: u8, pid: u32) -> u64 {
     (class as u64) << 56 | pid as u64
@@ -116,6 +121,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What the ECS task metadata tells of the memory limit.
+    Ecs(Result<Option<EcsLimit>, String>),
 }
 
 struct Supervisor {
@@ -127,6 +134,8 @@ struct Supervisor {
     /// firstmate's own, at its start.
     own_oom_score_adj: i32,
     exit: Option<i32>,
+    /// What the alarm is set to.
+    alarm_at: Option<Timestamp>,
     trees: Trees,
     owners: HashMap<u32, Owner>,
     runs: BTreeMap<RunId, Run>,
@@ -142,6 +151,7 @@ struct Supervisor {
     output: Output,
     probes: Probes,
     desk: Desk,
+    memory: Memory,
     interrupted: bool,
     last_words: String,
 }
@@ -157,38 +167,54 @@ impl Supervisor {
         if let Err(error) = self.poller.add(&signals, token(SIGNALS, 0), Interest::Read) {
             return setup::cannot_run("wait for signals", &error.into());
         }
+        let alarm = match Alarm::new() {
+            Ok(alarm) => alarm,
+            Err(error) => return setup::cannot_run("create a timer", &error),
+        };
+        if let Err(error) = self.poller.add(&alarm, token(ALARM, 0), Interest::Read) {
+            return setup::cannot_run("wait for a timer", &error.into());
+        }
         self.events.push_back(Event::Tick);
         self.settle();
         // Children that were there before firstmate was executed may have died already, and their SIGCHLD with them.
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
-            let deadline = crate::engine::event::earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
-            let sleep = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            self.set_alarm(&alarm);
             tokio::select! {
                 polled = self.poller.ready(&mut ready) => {
                     if let Err(error) = polled {
                         self.output.say(Level::Error, &format!("cannot wait for events: {error}"));
                     }
-                    self.take_ready(&ready, &mut signals, &mut reaper);
+                    self.take_ready(&ready, &mut signals, &mut reaper, &alarm);
                 }
                 Some(message) = messages.recv() => self.take_message(message),
-                () = sleep => self.events.push_back(Event::Tick),
             }
             self.settle();
         }
         self.leave()
     }
 
-    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper) {
+    /// To the next thing that is due; when that has not changed it is set already.
+    fn set_alarm(&mut self, alarm: &Alarm) {
+        let at = self.next_deadline();
+        if self.alarm_at == Some(at) {
+            return;
+        }
+        self.alarm_at = Some(at);
+        alarm.set(at.since(self.now()));
+    }
+
+    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper, alarm: &Alarm) {
         for one in ready {
             match class_of(one.token) {
                 SIGNALS => self.take_signals(signals, reaper),
+                ALARM => {
+                    alarm.clear();
+                    self.alarm_at = None;
+                    self.events.push_back(Event::Tick);
+                    self.check_memory(self.now());
+                }
                 SINK => self.output.flush(),
                 LAUNCH => self.launch_progressed(pid_of(one.token)),
                 STREAM => self.read_stream(one.token),
@@ -251,6 +277,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();
                 let event = self.desk.take(asked, &self.engine.borrow(), now);
@@ -290,18 +317,22 @@ impl Supervisor {
         match action {
             Action::Spawn { run } => self.to_spawn.push(run),
             Action::Signal { run, signal } => {
+                if signal == Signal::KILL {
+                    self.sends_kill(run);
+                }
                 let scope = self.services.get(run.instance.service.0).map_or(Scope::Main, |service| service.stop.scope);
                 let sent = self.trees.stop(run, signal, scope);
                 self.tell_refused(run, &sent);
             }
             Action::KillTree { run } => {
+                self.sends_kill(run);
                 let sent = self.trees.kill_tree(run);
                 self.tell_refused(run, &sent);
                 self.check_cleared(run);
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run),
-            Action::Memory(_) => {}
+            Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
@@ -417,7 +448,7 @@ impl Supervisor {
             match reaper.peek() {
                 Ok(Some(dead)) => {
                     // The engine acts while the zombie still pins pid and group, so that no signal can hit a stranger.
-                    let outcome = dead.outcome().clone();
+                    let outcome = self.outcome_of(&dead);
                     let pid = dead.pid();
                     self.child_died(pid, outcome);
                     dead.reap();

@@ -217,8 +217,10 @@ pub struct Acted {
     pub hard: u64,
     /// The limit in force.
     pub limit: u64,
-    /// The line that was crossed.
+    /// The line that was crossed, or is about to be.
     pub line: u64,
+    /// Since `restart_above`, or the service's own line, was crossed.
+    pub above_for: Duration,
     /// The kernel's OOM killer would have struck after so long, at the present rate; `None` when nothing grows.
     pub oom_in: Option<Duration>,
     /// Its largest processes.

@@ -11,6 +11,7 @@ pub mod memory;
 pub mod outcome;
 mod probe;
 pub mod signal;
+pub mod size;
 pub mod spec;
 mod stack;
 pub mod status;

@@ -72,12 +72,9 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
         }
         Notice::Ended { run, outcome, uptime, clean, left_behind, asked } => {
             match outcome {
-                Outcome::OomKilled => write!(
-                    text,
-                    "{} killed by the kernel's OOM killer (SIGKILL) after {}: the container ran out of memory",
-                    of(*run),
-                    duration(*uptime)
-                )?,
+                Outcome::OomKilled => {
+                    write!(text, "{} killed by the kernel's OOM killer (SIGKILL) after {}", of(*run), duration(*uptime))?;
+                }
                 Outcome::Exited(code) => write!(text, "{} exited with code {code} after {}", of(*run), duration(*uptime))?,
                 Outcome::Signaled(signal) => {
                     write!(text, "{} killed by {signal} after {}", of(*run), duration(*uptime))?;
@@ -96,6 +93,10 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 0 => {}
                 1 => write!(text, "; 1 process left behind")?,
                 count => write!(text, "; {count} processes left behind")?,
+            }
+            if *outcome == Outcome::OomKilled {
+                // Not "of the container": a pod's limit, or the machine's memory, ends a process in the same way.
+                write!(text, "; no memory was left: raise the limit, or lower `restart_above` in [memory]")?;
             }
             if *clean { Level::Info } else { Level::Warn }
         }
@@ -485,6 +486,11 @@ mod tests {
             Level::Warn,
             "redis.1 killed by SIGKILL after 4 min 3 s (not by firstmate); 3 processes left behind",
         );
+        let no_memory = "no memory was left: raise the limit, or lower `restart_above` in [memory]";
+        for (left_behind, more) in [(0, ""), (3, "; 3 processes left behind")] {
+            let text = format!("redis.1 killed by the kernel's OOM killer (SIGKILL) after 4 min 3 s{more}; {no_memory}");
+            says(ended(REDIS, Outcome::OomKilled, false, left_behind), Level::Warn, &text);
+        }
         let segv = Signal::parse("SEGV").unwrap();
         says(ended(WEB, Outcome::Signaled(segv), false, 0), Level::Warn, "web.1 killed by SIGSEGV after 4 min 3 s");
         let rt = Signal::from_number(37).unwrap();
@@ -607,6 +613,8 @@ mod tests {
             (Duration::ZERO, 0, Cause::Crash, "web.1 restarts now"),
             (secs(2), 3, Cause::Live, "web.1 restarts in 2 s (failure 3, not live)"),
             (secs(2), 3, Cause::StartTimeout, "web.1 restarts in 2 s (failure 3, start timeout)"),
+            (Duration::ZERO, 0, Cause::Memory, "web.1 restarts now (memory)"),
+            (secs(2), 3, Cause::Memory, "web.1 restarts in 2 s (failure 3, memory)"),
             (Duration::ZERO, 0, Cause::Operator, "web.1 restarts now (as asked)"),
             (Duration::ZERO, 0, Cause::Shutdown, "web.1 restarts now (shutdown)"),
         ] {
@@ -624,6 +632,7 @@ mod tests {
             (Cause::Operator, "stopping web.1 with SIGTERM (as asked), SIGKILL after 10 s"),
             (Cause::Live, "stopping web.1 with SIGTERM (not live), SIGKILL after 10 s"),
             (Cause::StartTimeout, "stopping web.1 with SIGTERM (start timeout), SIGKILL after 10 s"),
+            (Cause::Memory, "stopping web.1 with SIGTERM (memory), SIGKILL after 10 s"),
             (Cause::Crash, "stopping web.1 with SIGTERM (its main process is gone), SIGKILL after 10 s"),
         ] {
             says(Notice::Stopping { run: run(WEB), signal: Signal::TERM, grace: secs(10), cause }, Level::Info, text);
@@ -687,6 +696,12 @@ mod tests {
                 137,
                 Level::Error,
                 "ended with code 137: essential redis.1 was given up after 10 consecutive failed runs, the last: killed by SIGKILL",
+            ),
+            (
+                EndCause::EssentialEnded { instance: REDIS, outcome: Outcome::OomKilled },
+                137,
+                Level::Error,
+                "ended with code 137: essential redis.1 ended and is not to be restarted: killed by the kernel's OOM killer",
             ),
             (
                 EndCause::EssentialEnded { instance: WEB, outcome: Outcome::Exited(0) },

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::output::Output;
 use super::{Message, Owner, Supervisor};
-use crate::engine::{Action, Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal};
+use crate::engine::event::earlier;
+use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::linux::memory::account::Accountant;
+use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, Watch};
+use crate::linux::memory::tmpfs;
 use crate::linux::memory::toll::{Toll, Unexplained};
-use crate::linux::memory::{ecs, tmpfs};
+use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
 
@@ -17,3 +20,159 @@ use crate::observe::Level;
 const CHECK: Duration = Duration::from_secs(5);
 /// Sooner, while a kill waits for the death that explains it.
 const CHECK_SOON: Duration = Duration::from_secs(1);
+/// The ECS metadata endpoint may not be there yet when the container starts.
+const ECS_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// A process that holds this part of the limit is large enough for its forked child to be worth a thought.
+const LARGE_PART: u64 = 10;
+
+/// What the guard reads with.
+pub(super) struct Memory {
+    watch: Watch,
+    toll: Toll,
+    check_at: Timestamp,
+    files: Files,
+    accountant: Accountant,
+}
+
+impl Memory {
+    /// Finds the limit. `configured` is `[memory] limit`.
+    pub(super) fn new(configured: Option<u64>) -> Self {
+        let files = Files::default();
+        let mut watch = Watch::new(files.clone(), configured);
+        let toll = Toll::new(watch.counters().oom_kills());
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant: Accountant::new() }
+    }
+}
+
+impl Supervisor {
+    /// The limit in force, told to the engine; and what ECS knows of it, asked where nothing else does.
+    pub(super) fn begin_memory(&mut self) {
+        self.events.push_back(Event::Memory(MemoryEvent::Limit(self.memory.watch.limit().cloned())));
+        if self.memory.watch.oom_group() == Some(true) {
+            self.output.say(
+                Level::Info,
+                "memory.oom.group is 1: should the limit be reached, the kernel kills the whole container; the guard acts before",
+            );
+        }
+    }
+
+    /// Where no cgroup shows a limit, ECS may know of one.
+    pub(super) fn ask_ecs(&mut self, messages: &UnboundedSender<Message>) {
+        let Some(uri) = std::env::var_os(ecs::VARIABLE).filter(|_| self.memory.watch.wants_ecs()) else { return };
+        // The address is a literal one on every platform.
+        let metadata = match Metadata::parse(&uri.to_string_lossy(), &Hosts::default()) {
+            Ok(metadata) => metadata,
+            Err(why) => return self.output.say(Level::Warn, &no_ecs(&why)),
+        };
+        let messages = messages.clone();
+        tokio::task::spawn_local(async move {
+            let mut answer = metadata.ask(ecs::PATIENCE).await;
+            for wait in ECS_AGAIN {
+                if answer.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+                answer = metadata.ask(ecs::PATIENCE).await;
+            }
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Ecs(answer));
+        });
+    }
+
+    pub(super) fn ecs_answered(&mut self, answer: Result<Option<EcsLimit>, String>) {
+        match answer {
+            Ok(limit) => {
+                if self.memory.watch.tell_ecs(limit) {
+                    self.tell_limit();
+                }
+            }
+            Err(why) => self.output.say(Level::Warn, &no_ecs(&why)),
+        }
+    }
+
+    fn tell_limit(&mut self) {
+        self.events.push_back(Event::Memory(MemoryEvent::Limit(self.memory.watch.limit().cloned())));
+    }
+
+    /// Every few seconds: whether the limit has changed, and whether the OOM killer has killed somebody nobody told about.
+    pub(super) fn check_memory(&mut self, now: Timestamp) {
+        if self.memory.check_at > now {
+            return;
+        }
+        if self.memory.watch.check() {
+            self.tell_limit();
+        }
+        let count = self.memory.watch.counters().oom_kills();
+        if let Some(unexplained) = self.memory.toll.unexplained(count, Instant::now()) {
+            self.tell_unexplained(unexplained);
+        }
+        self.memory.check_at = now.after(if self.memory.toll.is_pending() { CHECK_SOON } else { CHECK });
+    }
+
+    fn tell_unexplained(&mut self, Unexplained { kills, among }: Unexplained) {
+        self.events.push_back(Event::Memory(MemoryEvent::OomKills { kills, among }));
+    }
+
+    /// firstmate sends SIGKILL to this run.
+    pub(super) fn sends_kill(&mut self, run: RunId) {
+        self.memory.toll.sent_kill(run, Instant::now());
+    }
+
+    /// How a run's main process ended, the kernel's OOM killer named where it was that.
+    pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
+        let outcome = dead.outcome().clone();
+        let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
+        if outcome != Outcome::Signaled(Signal::KILL) {
+            return outcome;
+        }
+        let Memory { watch, toll, .. } = &mut self.memory;
+        let owners = &self.owners;
+        let others = || {
+            owners
+                .iter()
+                .filter_map(|(pid, owner)| match owner {
+                    Owner::Run(run) => Some((*pid, *run)),
+                    Owner::Probe => None,
+                })
+                .collect()
+        };
+        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), others, |pid| dead.also(pid));
+        if let Some(unexplained) = unexplained {
+            self.tell_unexplained(unexplained);
+        }
+        if oom { Outcome::OomKilled } else { outcome }
+    }
+
+    /// What the engine's guard asks for; an answer that is known at once is an event at once.
+    pub(super) fn perform_memory(&mut self, action: MemoryAction) {
+        match action {
+            MemoryAction::Read { stat_above } => {
+                let reading = self.memory.watch.counters().read(stat_above).ok();
+                self.events.push_front(Event::Memory(MemoryEvent::Read(reading)));
+            }
+            MemoryAction::Account => {
+                let limit = self.memory.watch.limit().map_or(u64::MAX, |limit| limit.bytes);
+                let mut accounts = self.memory.accountant.account(&mut self.trees, limit / LARGE_PART);
+                accounts.tmpfs = tmpfs::used(&self.memory.files);
+                self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
+            }
+            MemoryAction::Measure { .. } => {}
+            MemoryAction::Steer { .. } => {}
+            MemoryAction::Brake { .. } => {}
+            MemoryAction::Signal { run, signal } => {
+                let sent = self.trees.signal(run, signal, crate::engine::spec::Scope::Main);
+                self.tell_refused(run, &sent);
+            }
+        }
+    }
+
+    /// When something is due at the latest.
+    pub(super) fn next_deadline(&self) -> Timestamp {
+        let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
+        own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
+    }
+}
+
+fn no_ecs(why: &str) -> String {
+    format!("cannot learn the memory limit: {why}; if the task has one, set `limit` in [memory]")
+}

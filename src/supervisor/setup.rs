@@ -11,6 +11,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::environment::Environments;
+use super::memory::Memory;
 use super::output::Output;
 use super::probes::Probes;
 use super::verbs::{Counter, Desk};
@@ -47,6 +48,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let (services_count, instances) =
         (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
     let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
+    let memory_limit = spec.memory.limit;
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
     let services = {
         let engine = engine.borrow();
@@ -129,7 +131,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     }
 
     let own_oom_score_adj = own_oom_score_adj();
-    let supervisor = Supervisor {
+    let mut supervisor = Supervisor {
         engine,
         origin,
         events: VecDeque::new(),
@@ -137,6 +139,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         to_spawn: Vec::new(),
         own_oom_score_adj,
         exit: None,
+        alarm_at: None,
         trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
@@ -145,13 +148,16 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         services,
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
-        probes: Probes::new(sender, Arc::clone(&poller), hosts, own_oom_score_adj),
+        probes: Probes::new(sender.clone(), Arc::clone(&poller), hosts, own_oom_score_adj),
         poller,
         output,
         desk: Desk::default(),
+        memory: Memory::new(memory_limit),
         interrupted: false,
         last_words: String::new(),
     };
+    supervisor.begin_memory();
+    supervisor.ask_ecs(&sender);
     supervisor.supervise(signals, reaper, messages).await
 }
 
