@@ -587,6 +587,7 @@ fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, 
         limits: &launch.limits,
         stdio,
         placement: Placement::Session,
+        cgroup: None,
     })
 }
 
