@@ -72,6 +72,10 @@ pub struct Trial {
     pub huge: bool,
     /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it a second or two to the line.
     pub base: Option<f64>,
+    /// Words in front of firstmate's command; not in Docker.
+    pub before: &'static [&'static str],
+    /// What else each service's table says.
+    pub service: &'static str,
 }
 
 impl Default for Trial {
@@ -88,6 +92,8 @@ impl Default for Trial {
             busy: 0,
             huge: false,
             base: None,
+            before: &[],
+            service: "",
         }
     }
 }
@@ -190,9 +196,10 @@ impl Trial {
         // The bystanders run first, so that they are there to be disturbed.
         write!(
             text,
-            "[services.bystander]\ninstances = 2\ncommand = \"{leaker} limit={limit}MiB to={dir}/bystanders {BYSTANDER}\"\n\
-             [services.leaker]\ndepends_on = {{ bystander = \"started\" }}\nstop_timeout = \"30s\"\n\
+            "[services.bystander]\ninstances = 2\ncommand = \"{leaker} limit={limit}MiB to={dir}/bystanders {BYSTANDER}\"\n{service}\n\
+             [services.leaker]\ndepends_on = {{ bystander = \"started\" }}\nstop_timeout = \"30s\"\n{service}\n\
              command = \"{leaker} leak limit={limit}MiB to={dir}/notes rate={rate} threads={threads} mark=1% base={base}% term={term} huge={huge}",
+            service = self.service,
             rate = self.rate,
             threads = self.threads,
             base = self.base(),
@@ -216,7 +223,7 @@ impl Trial {
         let busy = Busy::start(self.busy);
         let (limit, toml) = (self.limit * MIB, self.toml());
         let stage = match self.place {
-            Place::Below | Place::Init => Stage::start(Cgroup::new(limit, self.quota), self.place, &toml, &[]),
+            Place::Below | Place::Init => Stage::start(Cgroup::new(limit, self.quota), self.place, &toml, self.before),
             Place::Docker => {
                 let share = self.quota.map(|share| format!("--cpus={share}"));
                 Stage::in_docker(limit, &toml, &share.iter().map(String::as_str).collect::<Vec<_>>())

@@ -2,11 +2,15 @@
 //!
 //! `inside hog MIB` takes so much memory, says so, and waits · `inside container [ro] COMMAND...` runs a command as PID 1 of namespaces of its own
 //! (processes, mounts, cgroups), as a container runtime does: /proc is its own, and /sys/fs/cgroup shows its cgroup as the root, read-only
-//! with `ro`; its exit code is the command's, 128 + n for signal n.
+//! with `ro`; its exit code is the command's, 128 + n for signal n. · `inside namespace COMMAND...` becomes a command in a cgroup namespace of its own, with
+//! the mounts of outside · `inside limit COMMAND...` says what firstmate finds out about the limit above it, runs a command, and says it again.
 
 use std::ffi::CString;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
 use std::ptr;
+
+use firstmate::linux::memory::limit::{Files, Watch};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -17,7 +21,9 @@ fn main() -> ExitCode {
         Some((&"hog", [mib])) => hog(mib),
         Some((&"container", ["ro", command @ ..])) => container(true, command),
         Some((&"container", command)) => container(false, command),
-        _ => Err("usage: inside hog MIB | container [ro] COMMAND...".into()),
+        Some((&"namespace", [program, arguments @ ..])) => namespace(program, arguments),
+        Some((&"limit", [program, arguments @ ..])) => limit(program, arguments),
+        _ => Err("usage: inside hog MIB | container [ro] COMMAND... | namespace COMMAND... | limit COMMAND...".into()),
     };
     done.unwrap_or_else(|error| {
         eprintln!("inside: {error}");
@@ -74,4 +80,32 @@ fn container(read_only: bool, command: &[&str]) -> Result<ExitCode, Failure> {
     unsafe { libc::syscall(libc::SYS_wait4, pid, &raw mut status, 0, ptr::null::<u8>()) };
     let code = if libc::WIFSIGNALED(status) { 128_i32.saturating_add(libc::WTERMSIG(status)) } else { libc::WEXITSTATUS(status) };
     Ok(ExitCode::from(u8::try_from(code)?))
+}
+
+fn namespace(program: &str, arguments: &[&str]) -> Result<ExitCode, Failure> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }, "unshare")?;
+    Err(Command::new(program).args(arguments).exec().into())
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is not firstmate, and waits for its own child")]
+fn limit(program: &str, arguments: &[&str]) -> Result<ExitCode, Failure> {
+    let mut watch = Watch::new(Files::default(), None);
+    println!("path={}", std::fs::read_to_string("/proc/self/cgroup")?.trim());
+    tell(&mut watch, "")?;
+    let status = Command::new(program).args(arguments).status()?;
+    println!("command={status}");
+    println!("changed={}", watch.check());
+    tell(&mut watch, "after-")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(watch: &mut Watch, when: &str) -> Result<(), Failure> {
+    let limit = watch.limit().ok_or("no limit is known")?;
+    println!("{when}source={:?}\n{when}bytes={}\n{when}place={}", limit.source, limit.bytes, limit.place);
+    println!("{when}oom_group={:?}", watch.oom_group());
+    let reading = watch.counters().read(0)?;
+    println!("{when}hard={}\n{when}anon={}", reading.hard, reading.parts.unwrap_or_default().anon);
+    println!("{when}oom_kills={}", watch.counters().oom_kills().ok_or("kills cannot be counted")?);
+    Ok(())
 }

@@ -8,4 +8,5 @@
 
 mod facts;
 mod init;
+mod limit;
 mod machine;

@@ -12,6 +12,5 @@ pub mod ecs;
 pub mod limit;
 mod mountinfo;
 pub mod pss;
-
 pub mod tmpfs;
 pub mod toll;

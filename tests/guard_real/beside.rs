@@ -1,0 +1,110 @@
+//! Item 2: a leaker beside the real programs. It is chosen, they keep their pids, and nobody who asks them notices.
+
+use super::ground::{MIB, Place, matrix, report};
+use super::load::Load;
+use super::native::sandbox::{PATIENCE, until};
+use super::stack::{SERVICES, Wish, crew};
+
+/// Without a guard the kernel kills somebody, and the harness sees whom. So what the other tests do not see was not there.
+#[test]
+fn without_a_guard_the_kernel_kills_and_the_harness_sees_it() {
+    let more = "
+[memory]
+restart_above = \"off\"
+[services.leaker]
+command = \"./leaker leak rate=400 when=go\"
+";
+    let ground = Wish::new("bare", Place::Native, more).start();
+    let crew = crew(&ground);
+    let load = Load::start(&ground, 3, "/");
+    load.wait_for(200);
+    let before = ground.memory();
+    assert!(before.hard > 256 * MIB, "{before:?}");
+    ground.touch("go");
+    // The leaker begins anew as often as it is killed, so that in the end it is not the only one.
+    let (kills, missing) = until("the kernel kills somebody", || {
+        let (now, missing) = (ground.memory(), ground.missing(&crew));
+        if now.oom_kills > 0 && !missing.is_empty() { Ok((now.oom_kills, missing)) } else { Err(format!("{now:?}")) }
+    });
+    let counted = load.finish();
+    report(
+        2,
+        "no-guard",
+        &ground,
+        &format!("runs=1 oom={kills} answered={} lost={} gone={}", counted.answered, counted.lost, missing.join(",")),
+    );
+}
+
+/// One leak from the start of the stack on, and all there is to see of it.
+fn leak(place: Place, rate: &str, term: &str) {
+    let more = format!(
+        "
+[services.leaker]
+command = \"./leaker leak rate={rate} term={term} when=run/go only-run=1 count=run/count\"
+user = \"www-data\"
+stop_timeout = \"5s\"
+"
+    );
+    let case = format!("{rate}-{term}");
+    let ground = Wish::new(&format!("beside-{case}"), place, &more).start();
+    let crew = crew(&ground);
+    let load = Load::start(&ground, 3, "/");
+    load.wait_for(100);
+    let watch = ground.watch();
+    ground.touch("run/go");
+    let leaker = ground.wait_for("leaker.1", PATIENCE, "restarted and up again", |one| one.run > 1 && one.ready);
+    load.wait_for(100);
+    let counted = load.finish();
+    let (peak, memory, missing) = (watch.peak(), ground.memory(), ground.missing(&crew));
+    let acted: Vec<String> = ground.said().into_iter().filter(|line| line.starts_with("leaker.1")).collect();
+    report(
+        2,
+        &case,
+        &ground,
+        &format!(
+            "runs=1 chosen={} oom={} kept={}/{} answered={} lost={} rule={} peak={:.1}%",
+            leaker.restarts.memory,
+            memory.oom_kills,
+            crew.len() - missing.len(),
+            crew.len(),
+            counted.answered,
+            counted.lost,
+            ground.rules(),
+            ground.percent(peak),
+        ),
+    );
+    assert_eq!(memory.oom_kills, 0, "{acted:#?}\n{}", ground.tail());
+    assert_eq!((leaker.restarts.memory, leaker.restarts.total), (1, 1), "{acted:#?}\n{}", ground.tail());
+    assert!(missing.is_empty(), "{missing:?}\n{}", ground.log());
+    assert_eq!(counted.lost, 0, "{:?}\n{}", counted.instead, ground.log());
+    ground.assert_not_restarted(&SERVICES);
+}
+
+/// Each of 20, 100, 400 MB/s and flat out, with SIGTERM obeyed and ignored, three times: 24 runs. The sample has three of them.
+#[test]
+fn the_leaker_is_chosen_and_nobody_else_notices() {
+    if matrix() {
+        for _ in 0..3 {
+            for rate in ["20", "100", "400", "max"] {
+                leak(Place::Native, rate, "default");
+                leak(Place::Native, rate, "ignore");
+            }
+        }
+    } else {
+        leak(Place::Native, "100", "ignore");
+        leak(Place::Native, "max", "default");
+    }
+}
+
+/// In Docker nobody may look into the workers of php-fpm, so that their share is an interval.
+#[test]
+fn the_leaker_is_chosen_in_docker() {
+    if matrix() {
+        for rate in ["20", "100", "400", "max"] {
+            leak(Place::Docker, rate, "default");
+            leak(Place::Docker, rate, "ignore");
+        }
+    } else {
+        leak(Place::Docker, "100", "default");
+    }
+}
