@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
 
-use firstmate::engine::memory::{Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage};
+use firstmate::engine::memory::{
+    Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
+};
 use firstmate::engine::status::{LimitSource, MemoryMethod};
 use firstmate::engine::{Action, Engine, Event, Notice, Outcome, RunId, Signal, Timestamp};
 
