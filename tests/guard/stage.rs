@@ -326,7 +326,6 @@ impl Stage {
         std::fs::write(self.directory.0.join(name), "").unwrap();
     }
 
-
     /// The answer of its control socket, while it has one.
     pub fn try_status(&self) -> Result<Status, String> {
         let ask = || {
