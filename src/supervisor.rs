@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
 use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
@@ -58,6 +59,7 @@ const LAUNCH: u8 = 3;
 const STREAM: u8 = 4;
 const PROBE_LAUNCH: u8 = 5;
 const PROBE_STREAM: u8 = 6;
+const ALARM: u8 = 7;
 
 const fn token(class: u8, pid: u32) -> u64 {
     (class as u64) << 56 | pid as u64
@@ -132,6 +134,8 @@ struct Supervisor {
     /// firstmate's own, at its start.
     own_oom_score_adj: i32,
     exit: Option<i32>,
+    /// What the alarm is set to.
+    alarm_at: Option<Timestamp>,
     trees: Trees,
     owners: HashMap<u32, Owner>,
     runs: BTreeMap<RunId, Run>,
@@ -163,41 +167,54 @@ impl Supervisor {
         if let Err(error) = self.poller.add(&signals, token(SIGNALS, 0), Interest::Read) {
             return setup::cannot_run("wait for signals", &error.into());
         }
+        let alarm = match Alarm::new() {
+            Ok(alarm) => alarm,
+            Err(error) => return setup::cannot_run("create a timer", &error),
+        };
+        if let Err(error) = self.poller.add(&alarm, token(ALARM, 0), Interest::Read) {
+            return setup::cannot_run("wait for a timer", &error.into());
+        }
         self.events.push_back(Event::Tick);
         self.settle();
         // Children that were there before firstmate was executed may have died already, and their SIGCHLD with them.
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
-            let deadline = self.next_deadline();
-            let sleep = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            self.set_alarm(&alarm);
             tokio::select! {
                 polled = self.poller.ready(&mut ready) => {
                     if let Err(error) = polled {
                         self.output.say(Level::Error, &format!("cannot wait for events: {error}"));
                     }
-                    self.take_ready(&ready, &mut signals, &mut reaper);
+                    self.take_ready(&ready, &mut signals, &mut reaper, &alarm);
                 }
                 Some(message) = messages.recv() => self.take_message(message),
-                () = sleep => {
-                    self.events.push_back(Event::Tick);
-                    self.check_memory(self.now());
-                }
             }
             self.settle();
         }
         self.leave()
     }
 
-    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper) {
+    /// To the next thing that is due; when that has not changed it is set already.
+    fn set_alarm(&mut self, alarm: &Alarm) {
+        let at = self.next_deadline();
+        if self.alarm_at == Some(at) {
+            return;
+        }
+        self.alarm_at = Some(at);
+        alarm.set(at.since(self.now()));
+    }
+
+    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper, alarm: &Alarm) {
         for one in ready {
             match class_of(one.token) {
                 SIGNALS => self.take_signals(signals, reaper),
+                ALARM => {
+                    alarm.clear();
+                    self.alarm_at = None;
+                    self.events.push_back(Event::Tick);
+                    self.check_memory(self.now());
+                }
                 SINK => self.output.flush(),
                 LAUNCH => self.launch_progressed(pid_of(one.token)),
                 STREAM => self.read_stream(one.token),

@@ -38,6 +38,11 @@ use nix::errno::Errno;
 use crate::engine::spec::Scope;
 use crate::engine::{RunId, Signal};
 
+mod census;
+
+pub(super) use census::exists;
+pub use census::{Census, Sighting};
+
 /// The environment variable by which descendants of a run are known: `token:web.1:3`, the token being different for each firstmate. When
 /// firstmate itself runs below another, the outer one's value comes first, with a blank between them.
 pub const MARKER: &str = "FIRSTMATE_RUN";
@@ -73,6 +78,8 @@ pub struct Trees {
     /// Children of ours whose environment could not be read, with their start time and since when that is so.
     unclear: BTreeMap<u32, (u64, Instant)>,
     children_files: bool,
+    /// Whether every process can be seen in /proc, once that was asked.
+    open_proc: Option<bool>,
     /// /proc is there and shows the PID namespace we are in. Without it only leaders and their groups are known.
     proc: bool,
     /// The list of our own children, kept open since every death asks for it.
@@ -156,6 +163,7 @@ impl Trees {
             own_children: None,
             text: Vec::new(),
             unclear: BTreeMap::new(),
+            open_proc: None,
             // Present where the kernel was built with CONFIG_PROC_CHILDREN.
             children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
         }
@@ -400,16 +408,24 @@ impl Trees {
 
     /// The children of this thread, which are all of ours: nobody else here forks, and orphans are given to the first thread.
     fn own_children(&mut self, own: u32) -> Vec<u32> {
+        let mut children = Vec::new();
+        self.read_own_children(own, &mut children);
+        children
+    }
+
+    /// Replaces `children` by them.
+    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) {
+        children.clear();
         if self.own_children.is_none() {
             self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
         }
-        let Some(file) = &mut self.own_children else { return Vec::new() };
+        let Some(file) = &mut self.own_children else { return };
         self.text.clear();
         if file.seek(SeekFrom::Start(0)).and_then(|_| read_all(file, &mut self.text)).is_err() {
             // As good as not there; opened anew next time.
             self.own_children = None;
         }
-        self.text.split(|&byte| byte == b' ').filter_map(parse_number).collect()
+        children.extend(self.text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
     }
 
     /// Only where there is somebody to compare with: most runs end without.
@@ -492,14 +508,22 @@ impl Trees {
     /// Which run a process belongs to that is neither leader nor probe: a child of ours, or of one whose owner is not clear.
     fn owner(&mut self, pid: u32, dead: &mut BTreeSet<u32>) -> Mark {
         let stat = read_stat(pid);
-        let Some(stat) = stat.filter(|stat| stat.lives) else {
-            if stat.is_some_and(|stat| stat.ppid == std::process::id()) {
-                self.zombies.insert(pid);
-            }
-            self.unclear.remove(&pid);
+        let Some(living) = stat.filter(|stat| stat.lives) else {
+            self.seen_dead(pid, stat);
             dead.insert(pid);
             return Mark::None;
         };
+        self.owner_of(pid, living)
+    }
+
+    fn seen_dead(&mut self, pid: u32, stat: Option<Stat>) {
+        if stat.is_some_and(|stat| stat.ppid == std::process::id()) {
+            self.zombies.insert(pid);
+        }
+        self.unclear.remove(&pid);
+    }
+
+    fn owner_of(&mut self, pid: u32, stat: Stat) -> Mark {
         if let Some(member) = self.members.get(&pid)
             && member.started == stat.started
         {
@@ -611,21 +635,27 @@ impl Kin {
             Self::Scanned(by_parent) => by_parent.get(&pid).cloned().unwrap_or_default(),
             Self::Files => {
                 let mut children = Vec::new();
-                let mut text = Vec::new();
-                // Each thread has the children it forked; see proc_tid_children(5). With one thread, which the link count of the
-                // directory tells (2 and the threads), there is no need to list them.
-                let tasks = format!("/proc/{pid}/task");
-                let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
-                for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
-                    text.clear();
-                    if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, &mut text)).is_ok()
-                    {
-                        children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
-                    }
-                }
+                read_children(pid, &mut Vec::new(), &mut children);
                 children
             }
         }
+    }
+}
+
+/// Appends the children of a process. Each thread has those it forked; see proc_tid_children(5).
+fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) {
+    let mut of_thread = |thread: u32| {
+        text.clear();
+        if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)).is_ok() {
+            children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        }
+    };
+    // With one thread, which the link count of the directory tells (2 and the threads), there is no need to list them.
+    let tasks = format!("/proc/{pid}/task");
+    if std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3) {
+        of_thread(pid);
+    } else {
+        numbers_in(&tasks).into_iter().for_each(of_thread);
     }
 }
 
@@ -640,7 +670,7 @@ fn read_all(file: &mut File, text: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn numbers_in(directory: &str) -> Vec<u32> {
+pub(super) fn numbers_in(directory: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| parse_number(entry.ok()?.file_name().as_bytes())).collect()
 }
@@ -650,14 +680,20 @@ fn parse_number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
 }
 
 /// What matters of /proc/PID/stat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Stat {
     ppid: u32,
     session: u32,
     /// Clock ticks after boot: with the pid, the identity of a process.
     started: u64,
     lives: bool,
+    /// Forked, and no program executed since.
+    forked: bool,
 }
+
+/// The flag of a process that was forked and has executed nothing since; see PF_FORKNOEXEC in Linux's include/linux/sched.h. It has had
+/// this value since Linux 2.0, and unlike /proc/PID/exe it is shown to everybody.
+const FORKED: u32 = 0x40;
 
 fn read_stat(pid: u32) -> Option<Stat> {
     let mut buffer = [0_u8; 1024];
@@ -672,12 +708,13 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let ppid = parse_number(fields.next()?)?;
     let session = parse_number(fields.nth(1)?)?;
-    // From field 6 on to number 20, the threads, and number 22, the start.
-    let threads: u32 = parse_number(fields.nth(13)?)?;
+    // From field 6 on to number 9, the flags, number 20, the threads, and number 22, the start.
+    let flags: u32 = parse_number(fields.nth(2)?)?;
+    let threads: u32 = parse_number(fields.nth(10)?)?;
     let started = parse_number(fields.nth(1)?)?;
     // A main thread that has ended looks like a zombie while other threads of the process go on.
     let lives = !matches!(state, b"Z" | b"X" | b"x") || threads > 1;
-    Some(Stat { ppid, session, started, lives })
+    Some(Stat { ppid, session, started, lives, forked: flags & FORKED != 0 })
 }
 
 /// Opens /proc/PID/environ, if need be as the process's own user.
@@ -787,7 +824,7 @@ mod tests {
     fn a_name_of_parentheses_and_blanks_does_not_mislead() {
         for name in ["sh", "a) R (b", ")", "((", "a) Z 1 1 1 1", "x\n) S 1", ""] {
             let stat = parse_stat(format!("12 ({name}) S 7 5 {REST}\n").as_bytes());
-            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true }), "{name}");
+            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true, forked: false }), "{name}");
         }
     }
 
@@ -801,6 +838,17 @@ mod tests {
         assert_eq!(lives("Z", "1"), Some(false));
         assert_eq!(lives("Z", "3"), Some(true));
         assert_eq!(lives("T", "1"), Some(true));
+    }
+
+    #[test]
+    fn a_fork_is_told_from_a_program() {
+        let forked = |flags: &str| {
+            let rest = REST.replace(" 4194560 ", &format!(" {flags} "));
+            parse_stat(format!("12 (x) S 7 5 {rest}").as_bytes()).map(|stat| stat.forked)
+        };
+        assert_eq!(forked("4194368"), Some(true));
+        assert_eq!(forked("4194304"), Some(false));
+        assert_eq!(forked("x"), None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
-use crate::engine::memory::{Accounts, Rss, Usage};
 use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::linux::memory::account::Accountant;
 use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, Watch};
 use crate::linux::memory::tmpfs;
@@ -22,6 +22,8 @@ const CHECK: Duration = Duration::from_secs(5);
 const CHECK_SOON: Duration = Duration::from_secs(1);
 /// The ECS metadata endpoint may not be there yet when the container starts.
 const ECS_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// A process that holds this part of the limit is large enough for its forked child to be worth a thought.
+const LARGE_PART: u64 = 10;
 
 /// What the guard reads with.
 pub(super) struct Memory {
@@ -29,6 +31,7 @@ pub(super) struct Memory {
     toll: Toll,
     check_at: Timestamp,
     files: Files,
+    accountant: Accountant,
 }
 
 impl Memory {
@@ -37,11 +40,7 @@ impl Memory {
         let files = Files::default();
         let mut watch = Watch::new(files.clone(), configured);
         let toll = Toll::new(watch.counters().oom_kills());
-        Self { watch, toll, check_at: Timestamp::ZERO, files }
-    }
-
-    pub(super) const fn next_deadline(&self) -> Timestamp {
-        self.check_at
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant: Accountant::new() }
     }
 }
 
@@ -152,8 +151,9 @@ impl Supervisor {
                 self.events.push_front(Event::Memory(MemoryEvent::Read(reading)));
             }
             MemoryAction::Account => {
-                let runs = self.runs.iter().map(|(run, known)| usage(*run, known.pid)).collect();
-                let accounts = Accounts { runs, others: Some(Rss::default()), tmpfs: tmpfs::used(&self.memory.files) };
+                let limit = self.memory.watch.limit().map_or(u64::MAX, |limit| limit.bytes);
+                let mut accounts = self.memory.accountant.account(&mut self.trees, limit / LARGE_PART);
+                accounts.tmpfs = tmpfs::used(&self.memory.files);
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
             }
             MemoryAction::Measure { .. } => {}
@@ -166,25 +166,13 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+    /// When something is due at the latest.
+    pub(super) fn next_deadline(&self) -> Timestamp {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
-        earlier(own, Some(self.memory.next_deadline()))
+        own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
     }
 }
 
 fn no_ecs(why: &str) -> String {
     format!("cannot learn the memory limit: {why}; if the task has one, set `limit` in [memory]")
-}
-
-fn usage(run: RunId, pid: u32) -> Usage {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok())
-            .unwrap_or(0)
-            .saturating_mul(1024)
-    };
-    let (anon, shmem, swap) = (field("RssAnon:"), field("RssShmem:"), field("VmSwap:"));
-    let rss = Rss { anon, shmem, swap, largest: anon.saturating_add(shmem).saturating_add(swap), kernel: field("VmPTE:"), processes: 1 };
-    Usage { run, rss: Some(rss), cgroup: None, snapshot: false, top: Vec::new() }
 }

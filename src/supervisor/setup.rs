@@ -139,6 +139,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         to_spawn: Vec::new(),
         own_oom_score_adj,
         exit: None,
+        alarm_at: None,
         trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),

@@ -116,8 +116,8 @@ impl Files {
         for directory in ["run", "data", "app"] {
             let directory = files.path.join(directory);
             std::fs::create_dir(&directory).unwrap();
-            // Users of the same name have other numbers in Docker.
-            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o1777)).unwrap();
+            // Users of the same name have other numbers in Docker. Not sticky: Redis replaces a file the test has made.
+            std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).unwrap();
         }
         let leaker = files.path.join("leaker");
         if std::fs::hard_link(leaker_program(), &leaker).is_err() {
