@@ -400,7 +400,8 @@ impl Guard {
         let own = rule == Rule::Own;
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
-        let container = self.trend(now).max(self.pace.slope());
+        // The last two looks tell more only where there is no time for a third: a burst between them is no pace.
+        let container = if rule == Rule::Emergency { self.trend(now).max(self.pace.slope()) } else { self.trend(now) };
         let container_above = self.above;
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
