@@ -14,7 +14,7 @@ use crate::stage::{PATIENCE, actor, until};
 
 type Answers = BTreeMap<RunId, Option<Pss>>;
 
-fn meter() -> (Meter<impl Fn(MemoryEvent) + Clone + Send>, Receiver<MemoryEvent>) {
+fn meter() -> (Meter, Receiver<MemoryEvent>) {
     let (sender, receiver): (Sender<MemoryEvent>, _) = channel();
     (Meter::new(move |event| sender.send(event).unwrap()), receiver)
 }
