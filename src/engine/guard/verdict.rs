@@ -138,21 +138,23 @@ impl Guard {
 
     /// The one that holds most of what has grown.
     fn culprit(&self) -> Option<&Track> {
-        let level = self.window();
+        let level = self.window(false);
         self.tracks.iter().filter(|track| track.share.is_some()).max_by_key(|track| grown(track, level))
     }
 
-    /// The shortest window in which all together hold so much more than ever before as a restart must bring back.
-    fn window(&self) -> usize {
+    /// The shortest window in which all together hold so much more than ever before as a restart must bring back; where time is short, as is
+    /// worth anything, since then it matters who grows now.
+    fn window(&self, short: bool) -> usize {
         let Some(lines) = self.lines else { return WHOLE };
-        let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
+        let worth = part(lines.limit, WORTH_GROWN);
+        let need = if short { worth } else { self.hard.saturating_sub(lines.rearm).max(worth) };
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
         (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
-    fn candidates(&self, instances: &[Instance], snapshots_too: bool) -> Vec<Candidate> {
-        let level = self.window();
+    fn candidates(&self, instances: &[Instance], snapshots_too: bool, short: bool) -> Vec<Candidate> {
+        let level = self.window(short);
         let mut found: Vec<Candidate> = self
             .tracks
             .iter()
@@ -176,7 +178,7 @@ impl Guard {
     }
 
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
-        let best = self.candidates(instances, false).into_iter().next()?;
+        let best = self.candidates(instances, false, false).into_iter().next()?;
         (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
     }
 
@@ -204,7 +206,7 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.rearm);
-        let candidates = self.candidates(instances, false);
+        let candidates = self.candidates(instances, false, rule != Rule::Held);
         // Where it settles anyway is not gained by a restart.
         let gain =
             |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
@@ -343,7 +345,7 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.restart);
-        let candidates = self.candidates(instances, true);
+        let candidates = self.candidates(instances, true, true);
         let worth = |one: &Candidate| {
             if lines.machine {
                 // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
