@@ -4,9 +4,9 @@
 //! map it, so that a sum over processes counts it once. It is dear (about 3.4 ms for each GB of small pages), it takes the
 //! process's mmap lock, which a process that is itself stuck may hold for as long as it likes, and it is private:
 //!
-//! - it is opened plainly, or else as the process's own user ([`open_private`]); what is refused then too stays refused for a minute;
+//! - it is opened plainly, or else as the process's own user; what is refused then too stays refused for a minute;
 //! - one thread reads, started when it is first needed; the loop gives it lists and gets events, and never waits for it;
-//! - a pass takes at most [`BUDGET`], and the next may begin when 100 times its cost has passed, so that 1 % of a processor is spent at most;
+//! - a pass takes at most a quarter of a second, and the next may begin when 100 times its cost has passed, so that 1 % of a processor is spent at most;
 //! - a tree is known as a whole or not at all: with one process unread there is no number.
 //!
 //! What is counted: Pss_Anon + Pss_Shmem - LazyFree + SwapPss of smaps_rollup, VmPTE of status, and 16 kB of kernel stack for each
