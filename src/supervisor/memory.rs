@@ -1,13 +1,16 @@
 //! The shell of the memory guard: reads what the engine asks for, and says what the kernel has counted.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::output::Output;
 use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
-use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp, spec};
 use crate::linux::memory::account::Accountant;
+use crate::linux::memory::delegated::{Cgroups, Refusal};
 use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, Watch};
 use crate::linux::memory::tmpfs;
@@ -32,15 +35,48 @@ pub(super) struct Memory {
     check_at: Timestamp,
     files: Files,
     accountant: Accountant,
+    /// Where each run has a cgroup of its own.
+    cgroups: Option<Cgroups>,
 }
 
 impl Memory {
-    /// Finds the limit. `configured` is `[memory] limit`.
-    pub(super) fn new(configured: Option<u64>) -> Self {
+    /// Finds the limit, and takes the cgroup over where that is asked for.
+    pub(super) fn new(spec: &spec::Memory, output: &mut Output) -> Self {
         let files = Files::default();
-        let mut watch = Watch::new(files.clone(), configured);
+        let mut watch = Watch::new(files.clone(), spec.limit);
+        // Before firstmate moves: what is the container's is told by its cgroup.
+        let accountant = Accountant::new();
+        let cgroups = if spec.cgroups { take_over(&files, &mut watch, output) } else { None };
         let toll = Toll::new(watch.counters().oom_kills());
-        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant: Accountant::new() }
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant, cgroups }
+    }
+
+    /// The cgroup of a run about to be started, to be entered by it.
+    pub(super) fn create_cgroup(&mut self, run: RunId, name: &str) -> Option<Result<OwnedFd, Refusal>> {
+        self.cgroups.as_mut().map(|cgroups| cgroups.create(run, name))
+    }
+
+    /// The run's program is running.
+    pub(super) fn joined(&mut self, run: RunId, pid: u32) {
+        if let Some(cgroups) = &mut self.cgroups {
+            // One that could not enter is known by its processes, as without cgroups.
+            let _ = cgroups.joined(run, pid);
+        }
+    }
+
+    /// SIGKILL to all of it, where that can be done at one blow.
+    pub(super) fn kill_cgroup(&self, run: RunId) {
+        if let Some(cgroups) = &self.cgroups {
+            // Before Linux 5.14 there is only the way that follows anyway.
+            let _ = cgroups.kill(run);
+        }
+    }
+
+    /// Nothing is left of the run.
+    pub(super) fn run_over(&mut self, run: RunId) {
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.remove(run);
+        }
     }
 }
 
@@ -154,13 +190,22 @@ impl Supervisor {
                 let limit = self.memory.watch.limit().map_or(u64::MAX, |limit| limit.bytes);
                 let mut accounts = self.memory.accountant.account(&mut self.trees, limit / LARGE_PART);
                 accounts.tmpfs = tmpfs::used(&self.memory.files);
+                if let Some(cgroups) = &self.memory.cgroups {
+                    for usage in &mut accounts.runs {
+                        usage.cgroup = cgroups.usage(usage.run);
+                    }
+                }
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
             }
             MemoryAction::Measure { .. } => {}
             MemoryAction::Steer { .. } => {}
-            MemoryAction::Brake { .. } => {}
+            MemoryAction::Brake { run } => {
+                if let Some(cgroups) = &self.memory.cgroups {
+                    let _ = cgroups.brake(run);
+                }
+            }
             MemoryAction::Signal { run, signal } => {
-                let sent = self.trees.signal(run, signal, crate::engine::spec::Scope::Main);
+                let sent = self.trees.signal(run, signal, spec::Scope::Main);
                 self.tell_refused(run, &sent);
             }
         }
@@ -170,6 +215,27 @@ impl Supervisor {
     pub(super) fn next_deadline(&self) -> Timestamp {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
         own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
+    }
+}
+
+/// A cgroup for each run, or one line that says why not.
+fn take_over(files: &Files, watch: &mut Watch, output: &mut Output) -> Option<Cgroups> {
+    match Cgroups::set_up(files) {
+        Ok(cgroups) => {
+            watch.moved_down(1);
+            output.say(Level::Info, &format!("each service has a cgroup of its own below {}", cgroups.container().display()));
+            if cgroups.oom_group_switched_off() {
+                output.say(
+                    Level::Info,
+                    "memory.oom.group was 1 and is 0 now: should the limit be reached, the kernel kills one service, not all",
+                );
+            }
+            Some(cgroups)
+        }
+        Err(refusal) => {
+            output.say(Level::Warn, &format!("services get no cgroups of their own (`cgroups` in [memory]): {refusal}"));
+            None
+        }
     }
 }
 
