@@ -69,7 +69,7 @@ fn says(stage: &Stage, parts: &[&str]) {
 fn without_cgroups_the_machine_is_the_limit_and_a_full_container_is_not_seen() {
     let hide = ["sh", "-c", "umount -R -l /sys/fs/cgroup && exec \"$@\"", "sh"];
     let stage = large("[memory]\nconfirm = \"0s\"\n", &hide);
-    says(&stage, &["memory", "machine"]);
+    says(&stage, &["no limit of memory is set", "the machine's"]);
     let memory = untouched(&stage).expect("the machine's memory is known");
     assert_eq!(memory.limit_source, LimitSource::Machine, "{memory:?}");
 }
@@ -85,7 +85,7 @@ fn read_only_cgroups_are_enough() {
 }
 
 #[test]
-fn cgroups_for_services_are_asked_for_where_they_cannot_be_made_which_is_said() {
+fn cgroups_of_services_that_cannot_be_made_are_done_without_and_it_says_so() {
     let read_only = ["sh", "-c", "mount -o remount,bind,ro /sys/fs/cgroup/memory && exec \"$@\"", "sh"];
     let stage = large("[memory]\nrestart_above = \"98%\"\nhard_above = \"98%\"\nemergency_above = \"99%\"\ncgroups = true\n", &read_only);
     says(&stage, &["cgroup"]);
@@ -122,7 +122,7 @@ fn where_proc_hides_the_services_nothing_is_done_on_a_guess() {
 fn without_proc_it_starts_and_knows_nothing() {
     let hide = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
     let stage = large("[memory]\nconfirm = \"0s\"\n", &hide);
-    says(&stage, &["memory", "/proc"]);
+    says(&stage, &["no limit of memory is known", "mount /proc"]);
     let memory = untouched(&stage);
     assert_eq!(memory.and_then(|memory| memory.hard_bytes), None, "{}", stage.log.tail());
 }
