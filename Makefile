@@ -5,13 +5,14 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build helpers musl run setup test lint unit sim fuzz docker-images docker-test bench clean
+.PHONY: help build helpers musl run setup test lint unit sim fuzz docker-images docker-test bench guard-matrix clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
 	@echo 'make test    everything: format, lints, docs, tests, simulation, fuzzing, images'
 	@echo 'make build   the static binary: $(BINARY)'
 	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
+	@echo 'make guard-matrix   everything about the memory guard, to docs/guard-matrix.md: an hour or two'
 
 build musl:
 	tests/setup rust
@@ -53,6 +54,10 @@ docker-test:
 bench: build
 	tests/setup packages
 	benches/run --firstmate $(BINARY)
+
+guard-matrix: setup helpers
+	tests/docker/images $(BINARY)
+	tests/guard/matrix
 
 clean:
 	cargo clean
