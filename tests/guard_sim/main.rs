@@ -91,9 +91,18 @@ fn summary(name: &str, runs: &[(Case, Report)]) {
         ticks += report.ticks as f64;
         accounts += report.accounts as f64;
         secs += report.secs;
-        if report.broken.is_some() || !report.ooms.is_empty() || report.false_acts() > 0 || report.acts_on(case::Nature::Settles) > 1 || std::env::var("V").is_ok() {
-            let acts: Vec<String> =
-                report.acts.iter().take(6).map(|act| format!("{:.1}s {:?}/{:?}@{:.1}", act.at, act.rule, act.nature, act.percent)).collect();
+        if report.broken.is_some()
+            || !report.ooms.is_empty()
+            || report.false_acts() > 0
+            || report.acts_on(case::Nature::Settles) > 1
+            || std::env::var("V").is_ok()
+        {
+            let acts: Vec<String> = report
+                .acts
+                .iter()
+                .take(6)
+                .map(|act| format!("{:.1}s {:?}/{:?}@{:.1}", act.at, act.rule, act.nature, act.percent))
+                .collect();
             println!(
                 "   seed {} {} limit {:.0} MiB: ooms {:?} acts {} {acts:?} peak {:.1} near {} helpless {:?} plateaus {} {}",
                 case.seed,

@@ -160,7 +160,8 @@ pub fn plateau(seed: u64, percent: f64, within: f64, limit_mib: f64, secs: f64) 
     let own = case.share(percent) - 8.0 * MIB - case.share(3.0);
     let noise = case.share(0.4);
     let heap = Course::to(own, within, Course::Wobble { at: own, by: noise, every: 10.0 });
-    let java = Program { nature: Nature::Settles, obeys: Some(0.5), grows_meanwhile: false, ..Program::new("java", case.share(5.0)).heap(heap) };
+    let java =
+        Program { nature: Nature::Settles, obeys: Some(0.5), grows_meanwhile: false, ..Program::new("java", case.share(5.0)).heap(heap) };
     let web = case.share(3.0);
     case.with(java).with(Program::new("web", web))
 }
@@ -174,7 +175,8 @@ pub fn among_others(seed: u64) -> Case {
     let mut programs = Vec::new();
     let largest = case.share(chance.between(15.0, 40.0));
     programs.push(Program::new("largest", largest).heap(Course::Wobble { at: largest, by: largest * 0.02, every: 4.0 }));
-    let saw = Course::Saw { low: case.share(5.0), high: case.share(chance.between(8.0, 14.0)), period: chance.scale(5.0, 300.0), noise: 0.1 };
+    let saw =
+        Course::Saw { low: case.share(5.0), high: case.share(chance.between(8.0, 14.0)), period: chance.scale(5.0, 300.0), noise: 0.1 };
     programs.push(Program::new("java", case.share(5.0)).heap(saw));
     if chance.percent(50) {
         let shared = case.share(chance.between(1.0, 6.0));

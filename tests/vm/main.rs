@@ -8,5 +8,6 @@
 
 mod delegated;
 mod facts;
+mod guard;
 mod init;
 mod machine;

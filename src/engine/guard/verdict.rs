@@ -204,9 +204,8 @@ impl Guard {
         let need = self.hard.saturating_sub(lines.rearm);
         let candidates = self.candidates(instances, false);
         // Where it settles anyway is not gained by a restart.
-        let gain = |one: &Candidate| {
-            one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default())
-        };
+        let gain =
+            |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
         let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
         let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
         let helps = |one: &Candidate| {
