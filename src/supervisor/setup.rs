@@ -48,7 +48,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let (services_count, instances) =
         (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
     let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
-    let memory_limit = spec.memory.limit;
+    let memory = spec.memory.clone();
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
     let services = {
         let engine = engine.borrow();
@@ -131,6 +131,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     }
 
     let own_oom_score_adj = own_oom_score_adj();
+    let memory = Memory::new(&memory, &sender, &mut output);
     let mut supervisor = Supervisor {
         engine,
         origin,
@@ -152,7 +153,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         poller,
         output,
         desk: Desk::default(),
-        memory: Memory::new(memory_limit),
+        memory,
         interrupted: false,
         last_words: String::new(),
     };

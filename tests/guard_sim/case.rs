@@ -195,6 +195,39 @@ impl Case {
         case
     }
 
+    /// What a failure prints.
+    pub fn describe(&self) -> String {
+        let percent = |bytes: f64| format!("{:.1} %", 100.0 * bytes / self.limit);
+        let mut lines = vec![format!(
+            "{} (seed {}): {:.0} MiB, {} processors, {:?}, {:?}, {:?}",
+            self.name,
+            self.seed,
+            self.limit / MIB,
+            self.cpus,
+            self.clock,
+            self.sight,
+            self.memory
+        )];
+        for program in &self.programs {
+            lines.push(format!(
+                "  {} x{} {:?}: begins with {}, heap {:?}, {} workers share {}, worker {:?} bad {:?}, snapshots {:?}, obeys {:?}, {:?}",
+                program.name,
+                program.instances,
+                program.nature,
+                percent(program.first),
+                program.heap,
+                program.workers,
+                percent(program.shared),
+                program.worker,
+                program.bad_worker,
+                program.snapshots,
+                program.obeys,
+                program.memory,
+            ));
+        }
+        lines.join("\n")
+    }
+
     pub fn share(&self, percent: f64) -> f64 {
         self.limit * percent / 100.0
     }

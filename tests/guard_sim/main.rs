@@ -61,7 +61,7 @@ fn explore() {
         }
         if let Some(seed) = seed {
             let case = random::case(kind, seed);
-            println!("{case:#?}");
+            println!("{}", case.describe());
             println!("{}", world::trace(&case));
             continue;
         }

@@ -166,43 +166,51 @@ pub fn plateau(seed: u64, percent: f64, within: f64, limit_mib: f64, secs: f64) 
     case.with(java).with(Program::new("web", web))
 }
 
-/// Several services, of which one leaks: who is chosen?
+/// Several services, of which one leaks: who is chosen? Without the leak they stay below 72 % of the limit.
 pub fn among_others(seed: u64) -> Case {
     let mut chance = Chance::new(seed ^ 0x0007_7000);
     let limit_mib = chance.pick(&[256.0, 512.0, 1_024.0, 4_096.0]);
     let rate = chance.scale(0.3, 400.0);
     let case = Case::new(format!("leak of {rate:.1} MB/s among others in {limit_mib} MiB"), seed, limit_mib, 0.0);
+    let at = |percent: f64| case.share(percent);
     let mut programs = Vec::new();
-    let largest = case.share(chance.between(15.0, 40.0));
-    programs.push(Program::new("largest", largest).heap(Course::Wobble { at: largest, by: largest * 0.02, every: 4.0 }));
-    let saw =
-        Course::Saw { low: case.share(5.0), high: case.share(chance.between(8.0, 14.0)), period: chance.scale(5.0, 300.0), noise: 0.1 };
-    programs.push(Program::new("java", case.share(5.0)).heap(saw));
+    // In percent: what they hold at the most.
+    let mut held = 100.0 * 12.0 * MIB / case.limit;
+    let java = chance.between(8.0, 14.0);
+    held += java;
+    let saw = Course::Saw { low: at(5.0), high: at(java), period: chance.scale(5.0, 300.0), noise: 0.1 };
+    programs.push(Program::new("java", at(5.0)).heap(saw));
     if chance.percent(50) {
-        let shared = case.share(chance.between(1.0, 6.0));
-        let worker = Course::Wobble { at: case.share(4.0), by: case.share(1.0), every: 3.0 };
-        programs.push(Program { workers: 20, shared, worker, ..Program::new("php-fpm", case.share(1.0)) });
+        let shared = chance.between(1.0, 6.0);
+        held += shared + 6.0;
+        let worker = Course::Wobble { at: at(4.0), by: at(1.0), every: 3.0 };
+        programs.push(Program { workers: 20, shared: at(shared), worker, ..Program::new("php-fpm", at(1.0)) });
     }
     if chance.percent(50) {
-        let first = case.share(chance.between(5.0, 12.0));
-        programs.push(redis(first, Snapshots { every: 120.0, lasts: 20.0, writes: first / 40.0 }));
+        let first = chance.between(5.0, 12.0);
+        held += first * 1.6;
+        programs.push(redis(at(first), Snapshots { every: 120.0, lasts: 20.0, writes: at(first) / 40.0 }));
     }
-    let leaker = Program::new("leaker", case.share(2.0)).obeys(Some(chance.scale(0.02, 2.0)));
+    let leaker = Program::new("leaker", at(2.0)).obeys(Some(chance.scale(0.02, 2.0)));
     let instances = chance.pick(&[1, 1, 2, 4]);
+    let many = f64::from(instances);
     let course = match chance.below(3) {
-        0 => Course::leak(rate * MB / f64::from(instances)),
-        1 => Course::Leak { rate: rate * MB / f64::from(instances), uneven: 0.8 },
-        _ => Course::Steps { bytes: case.share(0.5), every: case.share(0.5) / (rate * MB) * f64::from(instances) },
+        0 => Course::leak(rate * MB / many),
+        1 => Course::Leak { rate: rate * MB / many, uneven: 0.8 },
+        _ => Course::Steps { bytes: at(0.5), every: at(0.5) / (rate * MB) * many },
     };
     let course = Course::after(chance.scale(1.0, 300.0), course);
+    held += 2.5 * many;
     let leaker = if chance.percent(25) {
         // A leaking worker of a prefork server.
-        let shared = case.share(3.0);
-        Program { workers: 8, shared, bad_worker: Some(course), instances, nature: Nature::Leaks, ..leaker }
+        held += 3.5 * many;
+        Program { workers: 8, shared: at(3.0), bad_worker: Some(course), instances, nature: Nature::Leaks, ..leaker }
     } else {
         Program { instances, ..leaker.leaks(course) }
     };
     programs.push(leaker);
+    let largest = at(chance.between(15.0, 40.0).min(70.0 - held));
+    programs.push(Program::new("largest", largest).heap(Course::Wobble { at: largest, by: largest * 0.02, every: 4.0 }));
     let secs = (case.limit / (rate * MB) * 2.0).clamp(60.0, 7_200.0) + 330.0;
     let mut case = Case { secs, ..case };
     // The order of the file means nothing.

@@ -5,9 +5,11 @@
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
 
-use firstmate::engine::memory::{Accounts, Acted, Limit, MemoryAction, MemoryEvent, Parts, Process, Pss, Reading, Rss, Usage};
+use firstmate::engine::memory::{
+    Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
+};
 use firstmate::engine::status::{LimitSource, MemoryMethod};
-use firstmate::engine::{Action, Engine, Event, Outcome, RunId, Signal, Timestamp};
+use firstmate::engine::{Action, Engine, Event, Notice, Outcome, RunId, Signal, Timestamp};
 
 use crate::case::{Case, Clock, Program, Sight};
 use crate::chance::Chance;
@@ -216,7 +218,7 @@ pub fn play(case: &Case, trace: bool) -> (Report, Result<(), String>) {
 pub fn trace(case: &Case) -> String {
     let mut world = World::new(case, true);
     let result = world.play();
-    let lines = world.trace.unwrap_or_default().into_iter().collect::<Vec<_>>().join("\n");
+    let lines = std::iter::once(case.describe()).chain(world.trace.unwrap_or_default()).collect::<Vec<_>>().join("\n");
     format!("{lines}\n{result:?}")
 }
 
@@ -588,7 +590,7 @@ impl<'a> World<'a> {
                 self.ghosts.iter().chain(&self.tmpfs).chain([&self.dead_tmpfs, &self.strangers]).map(|line| line.at(at)).sum();
             trees + others + OWN_ANON + OWN_KERNEL
         };
-        if trace.len() >= 400 {
+        if trace.len() >= 2_000 {
             trace.pop_front();
         }
         let mut text = String::new();
@@ -610,6 +612,17 @@ impl<'a> World<'a> {
             for (index, action) in out.iter().enumerate() {
                 if !matches!(action, Action::Memory(MemoryAction::Read { .. } | MemoryAction::Account)) {
                     self.say(|| short(format!("    {action:?}")));
+                    if let Action::Notice(Notice::Memory(MemoryNotice::Acted(_))) = action {
+                        let held: Vec<String> = self
+                            .trees
+                            .iter()
+                            .map(|(run, tree)| {
+                                let percent = 100.0 * tree.holds(self.cpu) / self.case.limit;
+                                short(format!("{run:?} {} {percent:.1} %", self.case.programs[tree.program].name))
+                            })
+                            .collect();
+                        self.say(|| format!("    in truth: {}", held.join(", ")));
+                    }
                 }
                 self.judge_action(action, &out, index)?;
                 self.perform(action, &mut queue);

@@ -10,4 +10,5 @@ mod delegated;
 mod facts;
 mod guard;
 mod init;
+mod limit;
 mod machine;

@@ -23,6 +23,8 @@ pub(super) const AGES: [Duration; 8] = [
 const BEGUN_AFTER: Duration = Duration::from_secs(1);
 /// ...and once it has this age, nor is what it held then.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
+/// One that has grown by more than this part of it since then has not settled.
+const USUAL_WITHIN: u64 = 5;
 
 /// A size at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(super) struct Mark {
 pub(super) struct History {
     levels: [(Mark, Mark); AGES.len()],
     born: Timestamp,
+    last: Timestamp,
     record: u64,
     /// The record when it had begun.
     begun: Option<u64>,
@@ -51,17 +54,23 @@ impl History {
     /// It was `bytes` at `at`, and what was before is not known.
     pub(super) const fn new(at: Timestamp, bytes: u64) -> Self {
         let mark = Mark { at, bytes, record: bytes };
-        Self { levels: [(mark, mark); AGES.len()], born: at, record: bytes, begun: None, settled: None, usual: 0 }
+        Self { levels: [(mark, mark); AGES.len()], born: at, last: at, record: bytes, begun: None, settled: None, usual: 0 }
     }
 
-    /// Of a new run of the same program, which began with nothing.
+    /// Of a new run of the same program, which began with nothing. What this one held is usual if it had held no more for a while.
     pub(super) fn next(&self, at: Timestamp) -> Self {
-        Self { usual: self.settled.unwrap_or(self.usual), ..Self::new(at, 0) }
+        let age = self.last.since(self.born);
+        let usual = match self.settled {
+            Some(settled) if age >= SETTLED_AFTER * 2 && self.record <= settled.saturating_add(settled / USUAL_WITHIN) => self.record,
+            Some(_) | None => self.usual,
+        };
+        Self { usual, ..Self::new(at, 0) }
     }
 
     /// It is `bytes` now.
     pub(super) fn push(&mut self, now: Timestamp, bytes: u64) {
         self.record = self.record.max(bytes);
+        self.last = now;
         let mark = Mark { at: now, bytes, record: self.record };
         for ((older, newer), age) in self.levels.iter_mut().zip(AGES) {
             if now.since(newer.at) >= age {
@@ -84,6 +93,11 @@ impl History {
         let mark = self.back(level);
         let record = if mark.at == self.born { self.settled.or(self.begun).unwrap_or(mark.record) } else { mark.record };
         record.max(self.usual)
+    }
+
+    /// The largest it had been when it had begun, or usually is.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.unwrap_or_default().max(self.usual)
     }
 
     /// What it was: the mark of that level, at least its age old unless the history is younger.

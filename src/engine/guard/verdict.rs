@@ -56,8 +56,10 @@ const PLATEAU_LEFT: f64 = 1.05;
 const SIGNAL_HELPS_WITHIN: u32 = 3;
 const SIGNAL_HELPS_LEAST: Duration = Duration::from_secs(2);
 
+/// The window that begins with each run.
+const LIFE: usize = AGES.len();
 /// The window that has no beginning: all a run holds is new.
-const WHOLE: usize = AGES.len();
+const WHOLE: usize = LIFE + 1;
 
 /// One that may be chosen.
 #[derive(Debug, Clone, Copy)]
@@ -145,7 +147,7 @@ impl Guard {
         let Some(lines) = self.lines else { return WHOLE };
         let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
-        (0..AGES.len()).find(|level| all(*level) >= need).unwrap_or(WHOLE)
+        (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
@@ -399,7 +401,8 @@ impl Guard {
         let own = rule == Rule::Own;
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
-        let container = self.trend(now).max(self.pace.slope());
+        // The last two looks tell more only where there is no time for a third: a burst between them is no pace.
+        let container = if rule == Rule::Emergency { self.trend(now).max(self.pace.slope()) } else { self.trend(now) };
         let container_above = self.above;
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
@@ -572,7 +575,11 @@ fn patient(confirm: Duration, above: &Above, size: u64, returned: Returned, flat
 /// How much more it holds than ever before that window.
 fn grown(track: &Track, level: usize) -> u64 {
     let Some(share) = track.share else { return 0 };
-    let before = if level == WHOLE { 0 } else { track.history.record(level) };
+    let before = match level {
+        WHOLE => 0,
+        LIFE => track.history.begun(),
+        _ => track.history.record(level),
+    };
     share.estimate.saturating_sub(before)
 }
 

@@ -105,8 +105,9 @@ pub(super) struct Tightest {
 }
 
 impl Cgroup {
-    /// Finds it. `None` when no hierarchy with the memory controller is mounted where we can see our part of it.
-    pub(super) fn locate(files: &Files, memberships: &[u8]) -> Option<Self> {
+    /// Finds it. `None` when no hierarchy with the memory controller is mounted where we can see our part of it. Ours is the one that
+    /// many levels above the one we are in.
+    pub(super) fn locate(files: &Files, memberships: &[u8], above: usize) -> Option<Self> {
         let mounts = mountinfo::parse(&files.of_process("mountinfo").ok()?);
         let (version, path) = membership(memberships)?;
         let path = Within::parse(path)?;
@@ -114,13 +115,13 @@ impl Cgroup {
         let seen: BTreeMap<&Path, &Mount> = mounts.iter().map(|mount| (mount.point.as_path(), mount)).collect();
         seen.into_values()
             .filter(|mount| version.is_mounted_as(mount))
-            .filter_map(|mount| Self::joined(files, version, mount, &path))
-            // The one that shows the most above us; the shortest of several, which come sorted.
+            .filter_map(|mount| Self::joined(files, version, mount, &path, above))
+            // The one that shows the most above us; of several the first by name, so that it is the same at each look.
             .reduce(|best, other| if other.depth() > best.depth() { other } else { best })
     }
 
-    fn joined(files: &Files, version: Version, mount: &Mount, path: &Within<'_>) -> Option<Self> {
-        let own = match Within::parse(&mount.root).and_then(|root| path.below(&root)) {
+    fn joined(files: &Files, version: Version, mount: &Mount, path: &Within<'_>, above: usize) -> Option<Self> {
+        let within = match Within::parse(&mount.root).and_then(|root| path.below(&root)) {
             Some(Below { unnamed: 0, names }) => join(&mount.point, &names),
             Some(Below { unnamed, names }) => {
                 let mut left = SEARCH_MAX;
@@ -129,7 +130,8 @@ impl Cgroup {
             // The two texts do not fit together, but the kernel may still say that this is where we are.
             None => lists_us(files, &mount.point).then(|| mount.point.clone())?,
         };
-        let mut cgroup = Self { version, point: mount.point.clone(), own, everything: false };
+        let own = within.ancestors().take_while(|level| level.starts_with(&mount.point)).take(above.saturating_add(1)).last()?;
+        let mut cgroup = Self { version, point: mount.point.clone(), own: own.to_path_buf(), everything: false };
         match version {
             Version::V1 => files.exists(cgroup.own.join("memory.stat")).then_some(cgroup),
             Version::V2 => {

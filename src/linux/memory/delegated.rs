@@ -143,7 +143,7 @@ impl Cgroups {
     /// What stands against it; then everything is as it was.
     pub fn set_up(files: &Files) -> Result<Self, Refusal> {
         let memberships = files.of_process("cgroup").map_err(|error| Refusal::of("reading", Path::new("/proc/self/cgroup"), &error))?;
-        let Some(cgroup) = Cgroup::locate(files, &memberships).filter(|cgroup| cgroup.version == Version::V2) else {
+        let Some(cgroup) = Cgroup::locate(files, &memberships, 0).filter(|cgroup| cgroup.version == Version::V2) else {
             let unified = cgroup::is_unified(files, &memberships);
             return Err(if unified { Refusal::NoController(None) } else { Refusal::NotUnified });
         };

@@ -361,9 +361,33 @@ fn hides_nobody(mountinfo: &[u8]) -> bool {
         // After the optional fields and a dash: type, source, options of the file system.
         let mut fields = fields.skip_while(|&field| field != b"-").skip(1);
         let procfs = fields.next() == Some(b"proc");
-        let mut options = fields.nth(1).unwrap_or_default().split(|&byte| byte == b',');
-        let hides = options.any(|option| option.strip_prefix(b"hidepid=").is_some_and(|how| how != b"0" && how != b"off"));
-        open = procfs && !hides;
+        let shows = |option: &[u8]| option.strip_prefix(b"hidepid=").is_none_or(|how| how == b"0" || how == b"off");
+        open = procfs && fields.nth(1).is_some_and(|options| options.split(|&byte| byte == b',').all(shows));
     }
     open
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hides_nobody;
+
+    #[test]
+    fn hidepid_is_found_in_the_mount_that_is_seen() {
+        let line =
+            |point: &str, kind: &str, options: &str| format!("22 1 0:21 / {point} rw,nosuid shared:5 master:1 - {kind} proc {options}\n");
+        let open = line("/proc", "proc", "rw");
+        assert!(hides_nobody(open.as_bytes()));
+        for options in ["rw,hidepid=0", "rw,hidepid=off", "rw,gid=5"] {
+            assert!(hides_nobody(line("/proc", "proc", options).as_bytes()), "{options}");
+        }
+        for options in ["rw,hidepid=2", "hidepid=invisible,gid=3", "rw,hidepid=1", "rw,hidepid=4", "rw,hidepid=ptraceable"] {
+            let hidden = line("/proc", "proc", options);
+            assert!(!hides_nobody(hidden.as_bytes()), "{options}");
+            assert!(!hides_nobody((open.clone() + &hidden).as_bytes()), "mounted over it");
+            assert!(hides_nobody((hidden + &open).as_bytes()), "mounted over it");
+        }
+        for other in ["", "x", "/proc", &line("/proc/self", "proc", "rw"), &line("/proc", "tmpfs", "rw"), "22 1 0:21 / /proc rw - proc"] {
+            assert!(!hides_nobody(other.as_bytes()), "{other}");
+        }
+    }
 }
