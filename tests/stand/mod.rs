@@ -230,6 +230,7 @@ pub fn stack() -> Status {
         version: "0.1.0".to_owned(),
         pid: 1,
         uptime_ms: 250_000,
+        started_unix_ms: None,
         phase: Phase::Running,
         ready: false,
         live: true,
