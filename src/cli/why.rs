@@ -415,3 +415,274 @@ fn foreign(name: &str) -> Cow<'_, str> {
 fn ms(ms: u64) -> impl std::fmt::Display {
     duration(Duration::from_millis(ms))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::incident::Signalled;
+    use crate::engine::outcome::Stage;
+    use crate::engine::status::LimitSource;
+
+    const MIB: u64 = 1 << 20;
+
+    fn container() -> ContainerMemory {
+        ContainerMemory {
+            hard_bytes: Some(120 * MIB),
+            limit_bytes: 128 * MIB,
+            limit_source: LimitSource::CgroupV1,
+            restart_above_bytes: Some(96 * MIB),
+        }
+    }
+
+    fn ended() -> RunEnded {
+        RunEnded {
+            instance: "worker.1".to_owned(),
+            run: 3,
+            outcome: How::Exited { code: 1 },
+            asked: false,
+            cause: Cause::Crash,
+            reason: None,
+            guard: None,
+            sigkill_after_ms: None,
+            left_behind: 0,
+            uptime_ms: 125_000,
+            memory: None,
+            failures: 1,
+            then: Then::Restarted { delay_ms: 500 },
+        }
+    }
+
+    fn guard() -> GuardAct {
+        GuardAct {
+            act: ActName::Restart,
+            signal: None,
+            rule: Rule::Held,
+            bytes: 90 * MIB,
+            percent: 70.3,
+            method: MemoryMethod::Pss,
+            growth_bytes_per_second: 3 << 20,
+            hard_bytes: 100 * MIB,
+            limit_bytes: 128 * MIB,
+            line_bytes: 96 * MIB,
+            above_for_ms: 10_000,
+            oom_in_ms: Some(9_000),
+            top: vec![
+                Process { pid: 31, name: "php-fpm".to_owned(), bytes: 60 * MIB },
+                Process { pid: 32, name: "x) 1\n".to_owned(), bytes: 20 * MIB },
+            ],
+        }
+    }
+
+    fn own(age_ms: u64) -> InstanceMemory {
+        InstanceMemory {
+            bytes: 101 * MIB,
+            at_least_bytes: 100 * MIB,
+            at_most_bytes: 102 * MIB,
+            method: MemoryMethod::Interval,
+            percent: 78.9,
+            restart_above_bytes: None,
+            age_ms,
+        }
+    }
+
+    /// As it is shown a minute later, by a firstmate that began at the end of 2026.
+    fn shown(what: What, container: Option<ContainerMemory>) -> String {
+        let incident = Incident { number: 7, at_ms: 600_000, at_unix_ms: Some(1_798_761_599_007), what, container };
+        paragraph(&incident, 660_000)
+    }
+
+    fn end(ended: RunEnded) -> String {
+        shown(What::RunEnded(Box::new(ended)), None)
+    }
+
+    #[test]
+    fn an_oom_kill_in_full() {
+        let killed = RunEnded { outcome: How::OomKilled, memory: Some(own(4_200)), failures: 2, ..ended() };
+        assert_eq!(
+            shown(What::RunEnded(Box::new(killed.clone())), Some(container())),
+            "\
+2026-12-31T23:59:59.007Z, 1 min ago: worker.1 (run 3) was killed by the kernel's OOM killer after 2 min 5 s
+  memory  101 MiB (78.9% of the limit), within bounds, when last looked at 4.2 s before; the container at 120 MiB of 128 MiB (93.8%)
+  done    started again after 500 ms, after 2 failed runs in a row
+  try     raise the container's limit, have the service use less, or lower `restart_above` in [memory]
+"
+        );
+        let off = ContainerMemory { restart_above_bytes: None, hard_bytes: None, ..container() };
+        let text = shown(What::RunEnded(Box::new(killed)), Some(off));
+        assert!(text.contains("; the container has 128 MiB\n"), "{text}");
+        assert!(text.ends_with("or switch the memory guard on (`restart_above` in [memory])\n"), "{text}");
+    }
+
+    #[test]
+    fn a_restart_by_the_guard_in_full() {
+        let restarted = RunEnded {
+            outcome: How::Signaled { signal: "SIGKILL".to_owned(), number: 9 },
+            asked: true,
+            cause: Cause::Memory,
+            guard: Some(guard()),
+            sigkill_after_ms: Some(10_000),
+            memory: Some(own(0)),
+            then: Then::Restarted { delay_ms: 0 },
+            ..ended()
+        };
+        assert_eq!(
+            shown(What::RunEnded(Box::new(restarted)), Some(container())),
+            "\
+2026-12-31T23:59:59.007Z, 1 min ago: worker.1 (run 3) was killed by SIGKILL, sent by firstmate, after 2 min 5 s
+  why     the container had been above 96 MiB for 10 s (at 100 MiB of 128 MiB), and it held 90 MiB, by PSS, growing by 3 MiB a second; \
+the kernel's OOM killer was about 9 s away; its largest: php-fpm (pid 31) 60 MiB, \"x) 1\\n\" (pid 32) 20 MiB; \
+it did not end within 10 s, so SIGKILL was sent
+  memory  101 MiB (78.9% of the limit), within bounds, when last looked at 0 ms before; the container at 120 MiB of 128 MiB (93.8%)
+  done    started again at once
+  try     look for a leak in worker; if it needs so much, raise the container's limit
+"
+        );
+    }
+
+    #[test]
+    fn ends_and_what_to_try() {
+        let kill = || How::Signaled { signal: "SIGKILL".to_owned(), number: 9 };
+        let segv = || How::Signaled { signal: "SIGSEGV".to_owned(), number: 11 };
+        let no_program =
+            How::SpawnFailed { stage: Stage::Exec, errno: 2, error: "executing x\n: ENOENT (no such file or directory)".to_owned() };
+        for (ended, first, rest) in [
+            (ended(), "exited with code 1 after 2 min 5 s", "  done    started again after 500 ms\n"),
+            (
+                RunEnded { outcome: kill(), left_behind: 2, then: Then::Pending, ..ended() },
+                "was killed by SIGKILL, not sent by firstmate, after 2 min 5 s",
+                "  why     it left 2 processes behind, which are ended as well\n  done    what it left behind is being ended\n  try     somebody sent it \
+                 SIGKILL, and it was not the OOM killer of this container: look for a `kill`, or at the machine's own log\n",
+            ),
+            (
+                RunEnded { outcome: segv(), failures: 10, then: Then::GaveUp, ..ended() },
+                "was killed by SIGSEGV after 2 min 5 s",
+                "  done    given up, after 10 failed runs in a row\n",
+            ),
+            (
+                RunEnded { outcome: no_program, then: Then::NotRestarted, ..ended() },
+                "could not be started: executing x\\n: ENOENT (no such file or directory)",
+                "  done    left down, as its `restart` policy says\n  try     check `command` and PATH, and that its interpreter is installed\n",
+            ),
+            (
+                RunEnded { cause: Cause::Live, reason: Some("500\x1b[2J".to_owned()), outcome: How::Exited { code: 0 }, ..ended() },
+                "exited with code 0 after 2 min 5 s",
+                "  why     its liveness probe failed: 500\\u{1b}[2J\n  done    started again after 500 ms\n  try     see what its `live` probe asks, \
+                 and whether `timeout` and `failures` leave it enough time under load\n",
+            ),
+            (
+                RunEnded { cause: Cause::StartTimeout, ..ended() },
+                "exited with code 1 after 2 min 5 s",
+                "  why     it was not ready within `start_timeout`\n  done    started again after 500 ms\n  try     see what its `ready` probe asks; \
+                 a service that takes longer needs a longer `start_timeout`\n",
+            ),
+            (
+                RunEnded {
+                    cause: Cause::Operator,
+                    outcome: kill(),
+                    asked: true,
+                    sigkill_after_ms: Some(10_000),
+                    then: Then::Stopped,
+                    ..ended()
+                },
+                "was killed by SIGKILL, sent by firstmate, after 2 min 5 s",
+                "  why     an operator asked for its stop or restart; it did not end within 10 s, so SIGKILL was sent\n  done    left down, as asked\n  \
+                 try     see whether its program heeds the `stop_signal`, or needs a longer `stop_timeout`\n",
+            ),
+            (
+                RunEnded { outcome: How::Exited { code: 127 }, ..ended() },
+                "exited with code 127 after 2 min 5 s",
+                "  done    started again after 500 ms\n  try     127 is what a shell says of a program that is not there: check `command` and PATH\n",
+            ),
+        ] {
+            assert_eq!(end(ended), format!("2026-12-31T23:59:59.007Z, 1 min ago: worker.1 (run 3) {first}\n{rest}"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_end_of_a_run() {
+        let guard = GuardAct {
+            act: ActName::Signal,
+            signal: Some("SIGUSR2".to_owned()),
+            rule: Rule::Own,
+            oom_in_ms: None,
+            top: Vec::new(),
+            ..guard()
+        };
+        let signalled = Signalled { instance: "worker.1".to_owned(), run: 3, uptime_ms: 60_000, guard };
+        let held = |name: &str, bytes| Held { name: name.to_owned(), bytes };
+        let shares = vec![held("web.1", 60 * MIB), held("redis.1", 30 * MIB)];
+        let plateau =
+            |own| What::Plateau { instance: "worker.1".to_owned(), bytes: 80 * MIB, at_bytes: 100 * MIB, of_bytes: 128 * MIB, own };
+        for (what, lines) in [
+            (
+                What::Signalled(Box::new(signalled)),
+                "\
+worker.1 (run 3) was sent SIGUSR2 by the memory guard after 1 min
+  why     it had been above its own line of 96 MiB for 10 s (at 100 MiB of 128 MiB), and it held 90 MiB, by PSS, growing by 3 MiB a second
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  try     if the signal does not help, the next act is a restart: see what the program does on it
+",
+            ),
+            (
+                What::OomKills { kills: 1, among: Vec::new() },
+                "\
+the kernel's OOM killer killed 1 process of the container
+  who     the main process of no service
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  try     raise the container's limit, have the service use less, or lower `restart_above` in [memory]
+",
+            ),
+            (
+                What::OomKills { kills: 2, among: vec!["a.1".to_owned(), "b.1".to_owned()] },
+                "\
+the kernel's OOM killer killed 2 processes of the container
+  who     perhaps a.1, b.1
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  try     raise the container's limit, have the service use less, or lower `restart_above` in [memory]
+",
+            ),
+            (
+                plateau(false),
+                "\
+worker.1 is back at 80 MiB after its restart and grows no further; the container is at 100 MiB of 128 MiB
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  done    left alone until it grows
+  try     raise the container's limit, or `restart_above` in [memory]: it needs so much, and a restart does not change that
+",
+            ),
+            (
+                plateau(true),
+                "\
+worker.1 is back at 80 MiB after its restart and grows no further; its own line is 128 MiB
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  done    left alone until it grows
+  try     raise `restart_above` of its `memory`: it needs so much, and a restart does not change that
+",
+            ),
+            (
+                What::Helpless { because: Because::Tmpfs { bytes: 70 * MIB, places: vec![held("/dev/shm x", 70 * MIB)] }, shares },
+                "\
+memory is short, and no restart would help
+  why     70 MiB are files in tmpfs, or shared memory, that no process holds (\"/dev/shm x\" 70 MiB)
+  memory  the container at 120 MiB of 128 MiB (93.8%)
+  who     web.1 60 MiB, redis.1 30 MiB
+  done    nothing, since nothing would help
+  try     remove files there, or raise the container's limit
+",
+            ),
+        ] {
+            assert_eq!(shown(what, Some(container())), format!("2026-12-31T23:59:59.007Z, 1 min ago: {lines}"));
+        }
+    }
+
+    #[test]
+    fn the_newest_is_the_last_and_none_is_said() {
+        let at = |at_ms| Incident { number: at_ms, at_ms, at_unix_ms: None, what: What::RunEnded(Box::new(ended())), container: None };
+        let incidents = Incidents { uptime_ms: 20_000, incidents: vec![at(1_000), at(2_000)], ..Incidents::default() };
+        let paragraph =
+            |ago| format!("{ago} s ago: worker.1 (run 3) exited with code 1 after 2 min 5 s\n  done    started again after 500 ms\n");
+        assert_eq!(render(&incidents), format!("{}\n{}", paragraph(19), paragraph(18)));
+        let none = Incidents { uptime_ms: 65_000, ..Incidents::default() };
+        assert_eq!(render(&none), "no incidents since firstmate started, 1 min 5 s ago\n");
+    }
+}

@@ -11,8 +11,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use firstmate::engine::Incidents;
 use firstmate::engine::status::{InstanceStatus, Phase, Restarts, ServiceStatus, StateName, Status};
-use firstmate::server::{Backend, Context, Limits, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
+use firstmate::server::{Backend, Context, Limits, MetricsFormat, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
 use tokio::sync::oneshot;
 
 /// How the backend deals with a verb.
@@ -37,6 +38,14 @@ impl Backend for Supervisor {
         self.status.clone()
     }
 
+    fn incidents(&self) -> Incidents {
+        serde_json::from_str(INCIDENTS).unwrap()
+    }
+
+    fn metrics(&self, format: MetricsFormat) -> String {
+        format!("{format:?}\n")
+    }
+
     fn request(&self, verb: Request) -> oneshot::Receiver<Reply> {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(verb).unwrap();
@@ -48,6 +57,9 @@ impl Backend for Supervisor {
         receiver
     }
 }
+
+/// What every stand has behind it: as the engine writes it.
+pub const INCIDENTS: &str = r#"{"uptime_ms":250000,"started_unix_ms":1798761599007,"dropped":2,"incidents":[{"number":3,"at_ms":1000,"at_unix_ms":1798761600007,"kind":"run-ended","instance":"redis.1","run":1,"outcome":{"how":"exited","code":1},"asked":false,"cause":"crash","left_behind":0,"uptime_ms":900,"failures":1,"then":{"did":"restarted","delay_ms":500}},{"number":4,"at_ms":61000,"at_unix_ms":1798761660007,"kind":"run-ended","instance":"worker.2","run":1,"outcome":{"how":"oom-killed"},"asked":false,"cause":"crash","left_behind":0,"uptime_ms":60900,"failures":10,"then":{"did":"gave-up"}},{"number":5,"at_ms":200000,"at_unix_ms":1798761799007,"kind":"oom-kills","kills":1,"among":[]}]}"#;
 
 /// What the door counted.
 #[derive(Debug, PartialEq, Eq)]
