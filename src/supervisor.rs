@@ -15,7 +15,7 @@ mod verbs;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,10 @@ use tokio::sync::mpsc;
 
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
-use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::engine::{
+    Action, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
+};
+use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
@@ -58,6 +61,7 @@ const LAUNCH: u8 = 3;
 const STREAM: u8 = 4;
 const PROBE_LAUNCH: u8 = 5;
 const PROBE_STREAM: u8 = 6;
+const ALARM: u8 = 7;
 
 const fn token(class: u8, pid: u32) -> u64 {
     (class as u64) << 56 | pid as u64
@@ -119,6 +123,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What was measured aside.
+    Memory(MemoryEvent),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
 }
@@ -132,6 +138,8 @@ struct Supervisor {
     /// firstmate's own, at its start.
     own_oom_score_adj: i32,
     exit: Option<i32>,
+    /// What the alarm is set to.
+    alarm_at: Option<Timestamp>,
     trees: Trees,
     owners: HashMap<u32, Owner>,
     runs: BTreeMap<RunId, Run>,
@@ -163,41 +171,54 @@ impl Supervisor {
         if let Err(error) = self.poller.add(&signals, token(SIGNALS, 0), Interest::Read) {
             return setup::cannot_run("wait for signals", &error.into());
         }
+        let alarm = match Alarm::new() {
+            Ok(alarm) => alarm,
+            Err(error) => return setup::cannot_run("create a timer", &error),
+        };
+        if let Err(error) = self.poller.add(&alarm, token(ALARM, 0), Interest::Read) {
+            return setup::cannot_run("wait for a timer", &error.into());
+        }
         self.events.push_back(Event::Tick);
         self.settle();
         // Children that were there before firstmate was executed may have died already, and their SIGCHLD with them.
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
-            let deadline = self.next_deadline();
-            let sleep = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until((self.origin + Duration::from_nanos(at.as_nanos())).into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            self.set_alarm(&alarm);
             tokio::select! {
                 polled = self.poller.ready(&mut ready) => {
                     if let Err(error) = polled {
                         self.output.say(Level::Error, &format!("cannot wait for events: {error}"));
                     }
-                    self.take_ready(&ready, &mut signals, &mut reaper);
+                    self.take_ready(&ready, &mut signals, &mut reaper, &alarm);
                 }
                 Some(message) = messages.recv() => self.take_message(message),
-                () = sleep => {
-                    self.events.push_back(Event::Tick);
-                    self.check_memory(self.now());
-                }
             }
             self.settle();
         }
         self.leave()
     }
 
-    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper) {
+    /// To the next thing that is due; when that has not changed it is set already.
+    fn set_alarm(&mut self, alarm: &Alarm) {
+        let at = self.next_deadline();
+        if self.alarm_at == Some(at) {
+            return;
+        }
+        self.alarm_at = Some(at);
+        alarm.set(at.since(self.now()));
+    }
+
+    fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper, alarm: &Alarm) {
         for one in ready {
             match class_of(one.token) {
                 SIGNALS => self.take_signals(signals, reaper),
+                ALARM => {
+                    alarm.clear();
+                    self.alarm_at = None;
+                    self.events.push_back(Event::Tick);
+                    self.check_memory(self.now());
+                }
                 SINK => self.output.flush(),
                 LAUNCH => self.launch_progressed(pid_of(one.token)),
                 STREAM => self.read_stream(one.token),
@@ -260,6 +281,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();
@@ -309,6 +331,7 @@ impl Supervisor {
             }
             Action::KillTree { run } => {
                 self.sends_kill(run);
+                self.memory.kill_cgroup(run);
                 let sent = self.trees.kill_tree(run);
                 self.tell_refused(run, &sent);
                 self.check_cleared(run);
@@ -350,7 +373,17 @@ impl Supervisor {
         };
         let name = self.output.instance_name(run.instance);
         self.environments.prepare(run, name, service, &self.trees)?;
-        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj)
+        let cgroup = match self.memory.create_cgroup(run, name) {
+            None => None,
+            Some(Ok(directory)) => Some(directory),
+            Some(Err(refusal)) => {
+                let text = format!("{name} gets no cgroup of its own: {refusal}");
+                self.output.say(Level::Warn, &text);
+                None
+            }
+        };
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj, cgroup)
     }
 
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
@@ -404,7 +437,10 @@ impl Supervisor {
         let Some(launch) = &known.launch else { return };
         match spawn::read_launch(launch.as_fd()) {
             LaunchProgress::Pending => return,
-            LaunchProgress::Executed => self.events.push_back(Event::Executed { run }),
+            LaunchProgress::Executed => {
+                self.memory.joined(run, known.pid);
+                self.events.push_back(Event::Executed { run });
+            }
             LaunchProgress::Failed(error) => known.failed = Some(error),
         }
         if let Some(launch) = known.launch.take() {
@@ -497,6 +533,7 @@ impl Supervisor {
     fn finish(&mut self, run: RunId) {
         self.clearing.remove(&run);
         self.trees.forget(run);
+        self.memory.run_over(run);
         let Some(known) = self.runs.remove(&run) else { return };
         let output = &mut self.output;
         for token in known.streams.into_iter().flatten() {
@@ -552,7 +589,14 @@ impl Supervisor {
 }
 
 /// Starts a program as one of the service's: its main process or a probe.
-fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, own: i32) -> Result<Spawned, LaunchError> {
+fn start(
+    service: &Service,
+    argv: &[OsString],
+    env: &Environment,
+    stdio: Stdio,
+    own: i32,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, LaunchError> {
     let launch = &service.launch;
     let oom_score_adj = match launch.oom_score_adj {
         Some(value) => OomScoreAdj::Exactly(value),
@@ -570,6 +614,7 @@ fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, 
         limits: &launch.limits,
         stdio,
         placement: Placement::Session,
+        cgroup,
     })
 }
 

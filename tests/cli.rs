@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use firstmate::engine::Incidents;
 use firstmate::engine::status::{Phase, Status};
 use firstmate::server::{Answer, Limits, Reply, Request, Verdict};
-use stand::{Answering, Directory, INCIDENTS, Stand, healthy, stack};
+use stand::{Answering, Directory, INCIDENTS, Stand, healthy, measured, stack};
 
 /// Exit code, stdout and stderr.
 type Ended = (i32, String, String);
@@ -104,6 +104,45 @@ fn why_shows_the_incidents_that_were_asked_for() {
     assert_eq!(shown.incidents, given.incidents[2..]);
     let (code, _, stderr) = ended(command(&["why", "--socket", "/nowhere"]));
     assert!(code == 4 && stderr.contains("no firstmate answers"), "{stderr}");
+}
+
+#[test]
+fn status_shows_memory_where_it_is_known() {
+    let mut status = measured();
+    status.memory.as_mut().unwrap().why = Some("above the line for 4 s\nnginx.1    RUNNING".to_owned());
+    let stand = Stand::new(status);
+    let table = "\
+nginx.1    RUNNING    pid 31, uptime 0:04:03, ready
+redis.1    RUNNING    pid 31, uptime 0:04:03, mem 201 MiB (39%), ready
+worker.1   RUNNING    pid 31, uptime 0:04:03, mem 180 MiB of 200 MiB (90%), 3 restarts (2 memory, 1 oom), ready
+worker.2   FAILED     exit 1: gave up after 10 failed runs
+migrate.1  COMPLETED
+memory     ABOVE      402 MiB of 512 MiB (78.5%), cgroup v2, acts above 75%, 2 acts (2 own line), 1 OOM kill: \
+above the line for 4 s\\nnginx.1    RUNNING
+";
+    assert_eq!(on(&stand, &["status"]), say(3, table, ""));
+    assert_eq!(on(&stand, &["status", "all"]), say(3, table, ""));
+    // Whoever asks for services gets these and nothing else, and the container's memory is no service's failure.
+    let redis = "redis.1  RUNNING    pid 31, uptime 0:04:03, mem 201 MiB (39%), ready\n";
+    assert_eq!(on(&stand, &["status", "redis"]), say(0, redis, ""));
+    let worker = "worker.1  RUNNING    pid 31, uptime 0:04:03, mem 180 MiB of 200 MiB (90%), 3 restarts (2 memory, 1 oom), ready\n";
+    assert_eq!(on(&stand, &["status", "worker.1"]), say(0, worker, ""));
+    let (code, stdout, _) = on(&stand, &["status", "--json", "redis"]);
+    let json: Status = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, json.memory.unwrap().limit_bytes), (0, 512 << 20));
+}
+
+#[test]
+fn the_status_of_an_older_firstmate_is_read() {
+    let body = concat!(
+        r#"{"version":"0.1.0","pid":1,"uptime_ms":1,"phase":"running","ready":true,"live":true,"started":true,"services":["#,
+        r#"{"name":"a","kind":"service","essential":true,"ready":true,"instances":[{"name":"a.1","state":"running","ready":true,"#,
+        r#""pid":31,"uptime_ms":243000,"run":2,"restarts":{"total":1,"crash":1,"live":0,"start_timeout":0}}]}]}"#
+    );
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (code, stdout, stderr) = answered_with(answer.into_bytes().leak(), &["status"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert_eq!(stdout, "a.1  RUNNING    pid 31, uptime 0:04:03, 1 restart, ready\n");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::status::{Phase, Status};
 use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of};
-use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, request, stack};
+use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OK: &str = "200 OK";
@@ -166,22 +166,34 @@ fn status_is_the_engines_json() {
     let body = concat!(
         r#"{"version":"0.1.0","pid":1,"uptime_ms":250000,"phase":"running","ready":false,"live":true,"started":true,"services":["#,
         r#"{"name":"nginx","kind":"service","essential":true,"ready":true,"instances":[{"name":"nginx.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0}}]},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}}]},"#,
         r#"{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"connect 127.0.0.1:6379: refused","#,
         r#""instances":[{"name":"redis.1","state":"running","ready":false,"pid":31,"uptime_ms":243000,"run":1,"#,
-        r#""restarts":{"total":0,"crash":0,"live":0,"start_timeout":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
+        r#""restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
         r#"{"name":"worker","kind":"service","essential":false,"ready":false,"instances":[{"name":"worker.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0}},"#,
-        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}},"#,
+        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0},"#,
         r#""why":"gave up after 10 failed runs","last_outcome":"exit 1"}]},"#,
         r#"{"name":"migrate","kind":"oneshot","essential":true,"ready":true,"instances":[{"name":"migrate.1","state":"completed","#,
-        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0}}]}]}"#,
+        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}}]}]}"#,
         "\n"
     );
     let whole = expected(OK, "application/json", "", body);
     assert_eq!(stand.over_tcp("GET", "/status"), whole);
     assert_eq!(stand.over_unix("GET", "/status"), whole);
     assert_eq!(stand.over_unix("HEAD", "/status"), whole.split_inclusive("\r\n\r\n").next().unwrap());
+
+    let body = Stand::new(measured()).over_tcp("GET", "/status");
+    for part in [
+        r#","memory":{"limit_bytes":536870912,"limit_source":"cgroup-v2","limit_place":"/sys/fs/cgroup","hard_bytes":421527552,"#,
+        r#""restart_above_bytes":402653184,"above_for_ms":4000,"oom_kills":1,"#,
+        r#""acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":2},"why":"above the line for 4 s"},"services":["#,
+        r#""restarts":{"total":3,"crash":1,"live":0,"start_timeout":0,"memory":2,"oom":1},"#,
+        r#""memory":{"bytes":188743680,"at_least_bytes":188743680,"at_most_bytes":188743680,"method":"pss","percent":35.2,"#,
+        r#""restart_above_bytes":209715200,"age_ms":900}"#,
+    ] {
+        assert!(body.contains(part), "{part} in {body}");
+    }
 }
 
 #[test]
@@ -204,7 +216,32 @@ migrate.1\tcompleted\t\t
     assert!(page.contains("Content-Type: text/html; charset=utf-8\r\n") && page.contains(policy), "{page}");
     assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;\\nnginx.1"), "{page}");
     assert!(!page.contains("<script"), "{page}");
-    assert!(page.contains("<tr><td>nginx.1<td class=good>running<td>ready<td>31<td>0<td></tr>\n"), "{page}");
+    assert!(page.contains("<tr><td>nginx.1<td class=good>running<td>ready<td>31<td>0<td><td></tr>\n"), "{page}");
+    assert!(!page.contains("Memory"), "{page}");
+}
+
+#[test]
+fn the_page_shows_memory_where_it_is_known() {
+    let mut status = measured();
+    status.memory.as_mut().unwrap().why = Some("<b>\nforged".to_owned());
+    let stand = Stand::new(status);
+    let summary = "402 MiB of 512 MiB (78.5%), cgroup v2, acts above 75%, 2 acts (2 own line), 1 OOM kill";
+    let body = format!(
+        "\
+firstmate 0.1.0: ready
+nginx.1\trunning\tready\t\t
+redis.1\trunning\tready\t\t201 MiB (39%)
+worker.1\trunning\tready\t\t180 MiB of 200 MiB (90%)
+worker.2\tfailed\tnot ready\tgave up after 10 failed runs\t
+migrate.1\tcompleted\t\t\t
+memory\t{summary}\t\t<b>\\nforged
+"
+    );
+    assert_eq!(stand.over_tcp("GET", "/"), expected(OK, PLAIN, "Vary: accept\r\n", &body));
+    let page = exchange(stand.tcp(), "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n");
+    assert!(page.contains(&format!("<p>Memory: {summary}. The guard: &lt;b&gt;\\nforged.</p>\n<table>")), "{page}");
+    let worker = "<tr><td>worker.1<td class=good>running<td>ready<td>31<td>3 (2 memory, 1 oom)<td>180 MiB of 200 MiB (90%)<td></tr>\n";
+    assert!(page.contains(worker), "{page}");
 }
 
 #[test]

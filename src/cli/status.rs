@@ -43,7 +43,9 @@ pub(super) fn run(args: &StatusArgs) -> Result<u8, Failure> {
         if let Some(why) = &status.stopping_because {
             err(&format!("firstmate is stopping: {}\n", printable(why)));
         }
-        out(&table::render(&instances, is_colored(&std::io::stdout())));
+        // What is the whole container's is no part of an answer about some services.
+        let whole = args.names.is_empty() || args.names.iter().any(|name| name == "all");
+        out(&table::render(&instances, status.memory.as_ref(), whole, is_colored(&std::io::stdout())));
     }
     if let Some(unknown) = unknown {
         return Err(unknown);

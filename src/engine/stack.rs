@@ -9,7 +9,7 @@ use super::guard::{Decision, Guard, May};
 use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::MemoryEvent;
-use super::spec::{Condition, Dependency, Kind, Service, ServiceId, Spec};
+use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, Spec, Victim};
 use super::{Outcome, Timestamp};
 
 /// Kept free at the end of `stop_timeout` for SIGKILL, the last reaping and the last log line.
@@ -97,7 +97,12 @@ impl Engine {
         }
         let dependencies_first = dependencies_first(&services);
         let guarded = instances.iter().map(|instance| {
-            let policy = services.get(instance.id.service.0).map(|entry| entry.service.memory).unwrap_or_default();
+            let service = services.get(instance.id.service.0).map(|entry| &entry.service);
+            let mut policy = service.map(|service| service.memory).unwrap_or_default();
+            // What is not started again is not restarted either, only ended.
+            if policy.victim == Victim::Auto && service.is_some_and(|service| service.restart == Restart::Never) {
+                policy.victim = Victim::Last;
+            }
             (instance.id, policy)
         });
         let guard = Guard::new(spec.memory, guarded, now);

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::size::{percent, size};
+
 /// The whole supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -77,6 +79,28 @@ pub struct GuardActs {
     pub own: u32,
 }
 
+impl GuardActs {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u32 {
+        self.held.saturating_add(self.forecast).saturating_add(self.hard).saturating_add(self.emergency).saturating_add(self.own)
+    }
+}
+
+/// `3 acts (2 held, 1 hard)`.
+impl std::fmt::Display for GuardActs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let total = self.total();
+        write!(f, "{total} act{}", if total == 1 { "" } else { "s" })?;
+        let rules =
+            [(self.held, "held"), (self.forecast, "forecast"), (self.hard, "hard"), (self.emergency, "emergency"), (self.own, "own line")];
+        for (at, (count, rule)) in rules.into_iter().filter(|(count, _)| *count > 0).enumerate() {
+            write!(f, "{}{count} {rule}", if at == 0 { " (" } else { ", " })?;
+        }
+        f.write_str(if total > 0 { ")" } else { "" })
+    }
+}
+
 /// Where the limit in force came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -95,6 +119,19 @@ pub enum LimitSource {
     Machine,
 }
 
+impl std::fmt::Display for LimitSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Configured => "configured",
+            Self::CgroupV1 => "cgroup v1",
+            Self::CgroupV2 => "cgroup v2",
+            Self::EcsContainer => "ECS container",
+            Self::EcsTask => "ECS task",
+            Self::Machine => "the machine's",
+        })
+    }
+}
+
 /// How a service's memory is known, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -109,6 +146,45 @@ pub enum MemoryMethod {
     Interval,
     /// Resident set sizes added up: shared pages are counted more than once.
     Rss,
+}
+
+impl MemoryStatus {
+    /// `201.3 MiB of 512 MiB (39.3%), cgroup v2, acts above 75%, 1 act (1 held), 2 OOM kills`: the container's memory as people read it.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let limit = size(self.limit_bytes);
+        let mut text = match self.hard_bytes {
+            Some(hard) => format!("{} of {limit} ({}), {}", size(hard), percent(hard, self.limit_bytes), self.limit_source),
+            None => format!("unknown of {limit}, {}", self.limit_source),
+        };
+        if let Some(line) = self.restart_above_bytes {
+            text.push_str(&format!(", acts above {}", percent(line, self.limit_bytes)));
+        }
+        if self.acts.total() > 0 {
+            text.push_str(&format!(", {}", self.acts));
+        }
+        match self.oom_kills {
+            0 => {}
+            1 => text.push_str(", 1 OOM kill"),
+            kills => text.push_str(&format!(", {kills} OOM kills")),
+        }
+        text
+    }
+}
+
+impl InstanceMemory {
+    /// `201.3 MiB (39%)` of the container's limit, or `180 MiB of 200 MiB (90%)` where it has a line of its own, which is any but
+    /// `container_line`. `~` before what may be off by more than a tenth.
+    #[must_use]
+    pub fn summary(&self, container_line: Option<u64>) -> String {
+        let spread = self.at_most_bytes.saturating_sub(self.at_least_bytes);
+        let about = if spread > self.bytes / 5 { "~" } else { "" };
+        let bytes = size(self.bytes);
+        match self.restart_above_bytes.filter(|line| Some(*line) != container_line) {
+            Some(line) => format!("{about}{bytes} of {} ({})", size(line), percent(self.bytes, line)),
+            None => format!("{about}{bytes} ({:.0}%)", self.percent),
+        }
+    }
 }
 
 /// One instance's memory.
@@ -212,6 +288,19 @@ pub struct Restarts {
     pub oom: u32,
 }
 
+impl Restarts {
+    /// ` (1 memory, 2 oom)`: those that memory was the reason for; empty without any.
+    #[must_use]
+    pub fn for_memory(&self) -> String {
+        match (self.memory, self.oom) {
+            (0, 0) => String::new(),
+            (memory, 0) => format!(" ({memory} memory)"),
+            (0, oom) => format!(" ({oom} oom)"),
+            (memory, oom) => format!(" ({memory} memory, {oom} oom)"),
+        }
+    }
+}
+
 /// The state of an instance as people read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -249,5 +338,71 @@ impl std::fmt::Display for StateName {
             Self::Exited => "exited",
             Self::Failed => "failed",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn the_containers_memory_in_a_line() {
+        let plain = MemoryStatus {
+            limit_bytes: 512 * MIB,
+            limit_source: LimitSource::CgroupV2,
+            limit_place: "/sys/fs/cgroup".to_owned(),
+            hard_bytes: Some(201 * MIB),
+            restart_above_bytes: Some(384 * MIB),
+            above_for_ms: None,
+            oom_kills: 0,
+            acts: GuardActs::default(),
+            why: None,
+        };
+        let acts = GuardActs { held: 1, forecast: 2, hard: 3, emergency: 4, own: 5 };
+        for (memory, text) in [
+            (plain.clone(), "201 MiB of 512 MiB (39.3%), cgroup v2, acts above 75%"),
+            (MemoryStatus { hard_bytes: None, restart_above_bytes: None, ..plain.clone() }, "unknown of 512 MiB, cgroup v2"),
+            (
+                MemoryStatus {
+                    limit_source: LimitSource::Machine,
+                    acts: GuardActs { own: 1, ..GuardActs::default() },
+                    oom_kills: 1,
+                    ..plain.clone()
+                },
+                "201 MiB of 512 MiB (39.3%), the machine's, acts above 75%, 1 act (1 own line), 1 OOM kill",
+            ),
+            (
+                MemoryStatus { acts, oom_kills: 2, ..plain },
+                "201 MiB of 512 MiB (39.3%), cgroup v2, acts above 75%, 15 acts (1 held, 2 forecast, 3 hard, 4 emergency, 5 own line), 2 OOM kills",
+            ),
+        ] {
+            assert_eq!(memory.summary(), text);
+        }
+    }
+
+    #[test]
+    fn an_instances_memory_is_a_share_of_its_own_line_or_of_the_limit() {
+        let memory = InstanceMemory {
+            bytes: 201 * MIB,
+            at_least_bytes: 190 * MIB,
+            at_most_bytes: 210 * MIB,
+            method: MemoryMethod::Interval,
+            percent: 39.3,
+            restart_above_bytes: Some(384 * MIB),
+            age_ms: 0,
+        };
+        let container = Some(384 * MIB);
+        assert_eq!(memory.summary(container), "201 MiB (39%)");
+        assert_eq!(InstanceMemory { restart_above_bytes: None, ..memory }.summary(None), "201 MiB (39%)");
+        assert_eq!(InstanceMemory { restart_above_bytes: Some(240 * MIB), ..memory }.summary(container), "201 MiB of 240 MiB (83.8%)");
+        assert_eq!(InstanceMemory { at_least_bytes: 0, ..memory }.summary(container), "~201 MiB (39%)");
+    }
+
+    #[test]
+    fn restarts_for_memory_are_told_apart() {
+        let restarts = |memory, oom| Restarts { memory, oom, ..Restarts::default() }.for_memory();
+        assert_eq!([restarts(0, 0), restarts(1, 0), restarts(0, 2), restarts(1, 2)], ["", " (1 memory)", " (2 oom)", " (1 memory, 2 oom)"]);
     }
 }

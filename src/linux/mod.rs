@@ -3,6 +3,7 @@
 //! One thread does all of it. It promises that nothing in here blocks that thread, that [`reap`] is the only owner of every wait,
 //! that a child starts clean ([`spawn`]), and that no process firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
+pub mod alarm;
 pub mod memory;
 pub mod output;
 pub mod poll;

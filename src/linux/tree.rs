@@ -31,12 +31,19 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use crate::engine::spec::Scope;
 use crate::engine::{RunId, Signal};
+
+mod census;
+
+pub(super) use census::exists;
+pub use census::{Census, Sighting};
 
 /// The environment variable by which descendants of a run are known: `token:web.1:3`, the token being different for each firstmate. When
 /// firstmate itself runs below another, the outer one's value comes first, with a blank between them.
@@ -73,6 +80,8 @@ pub struct Trees {
     /// Children of ours whose environment could not be read, with their start time and since when that is so.
     unclear: BTreeMap<u32, (u64, Instant)>,
     children_files: bool,
+    /// Whether every process can be seen in /proc, once that was asked.
+    open_proc: Option<bool>,
     /// /proc is there and shows the PID namespace we are in. Without it only leaders and their groups are known.
     proc: bool,
     /// The list of our own children, kept open since every death asks for it.
@@ -156,6 +165,7 @@ impl Trees {
             own_children: None,
             text: Vec::new(),
             unclear: BTreeMap::new(),
+            open_proc: None,
             // Present where the kernel was built with CONFIG_PROC_CHILDREN.
             children_files: std::fs::exists("/proc/thread-self/children").unwrap_or(false),
         }
@@ -400,16 +410,24 @@ impl Trees {
 
     /// The children of this thread, which are all of ours: nobody else here forks, and orphans are given to the first thread.
     fn own_children(&mut self, own: u32) -> Vec<u32> {
+        let mut children = Vec::new();
+        self.read_own_children(own, &mut children);
+        children
+    }
+
+    /// Replaces `children` by them.
+    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) {
+        children.clear();
         if self.own_children.is_none() {
             self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
         }
-        let Some(file) = &mut self.own_children else { return Vec::new() };
+        let Some(file) = &mut self.own_children else { return };
         self.text.clear();
         if file.seek(SeekFrom::Start(0)).and_then(|_| read_all(file, &mut self.text)).is_err() {
             // As good as not there; opened anew next time.
             self.own_children = None;
         }
-        self.text.split(|&byte| byte == b' ').filter_map(parse_number).collect()
+        children.extend(self.text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
     }
 
     /// Only where there is somebody to compare with: most runs end without.
@@ -492,14 +510,22 @@ impl Trees {
     /// Which run a process belongs to that is neither leader nor probe: a child of ours, or of one whose owner is not clear.
     fn owner(&mut self, pid: u32, dead: &mut BTreeSet<u32>) -> Mark {
         let stat = read_stat(pid);
-        let Some(stat) = stat.filter(|stat| stat.lives) else {
-            if stat.is_some_and(|stat| stat.ppid == std::process::id()) {
-                self.zombies.insert(pid);
-            }
-            self.unclear.remove(&pid);
+        let Some(living) = stat.filter(|stat| stat.lives) else {
+            self.seen_dead(pid, stat);
             dead.insert(pid);
             return Mark::None;
         };
+        self.owner_of(pid, living)
+    }
+
+    fn seen_dead(&mut self, pid: u32, stat: Option<Stat>) {
+        if stat.is_some_and(|stat| stat.ppid == std::process::id()) {
+            self.zombies.insert(pid);
+        }
+        self.unclear.remove(&pid);
+    }
+
+    fn owner_of(&mut self, pid: u32, stat: Stat) -> Mark {
         if let Some(member) = self.members.get(&pid)
             && member.started == stat.started
         {
@@ -611,21 +637,27 @@ impl Kin {
             Self::Scanned(by_parent) => by_parent.get(&pid).cloned().unwrap_or_default(),
             Self::Files => {
                 let mut children = Vec::new();
-                let mut text = Vec::new();
-                // Each thread has the children it forked; see proc_tid_children(5). With one thread, which the link count of the
-                // directory tells (2 and the threads), there is no need to list them.
-                let tasks = format!("/proc/{pid}/task");
-                let single = std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3);
-                for thread in if single { vec![pid] } else { numbers_in(&tasks) } {
-                    text.clear();
-                    if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, &mut text)).is_ok()
-                    {
-                        children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
-                    }
-                }
+                read_children(pid, &mut Vec::new(), &mut children);
                 children
             }
         }
+    }
+}
+
+/// Appends the children of a process. Each thread has those it forked; see proc_tid_children(5).
+fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) {
+    let mut of_thread = |thread: u32| {
+        text.clear();
+        if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)).is_ok() {
+            children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        }
+    };
+    // With one thread, which the link count of the directory tells (2 and the threads), there is no need to list them.
+    let tasks = format!("/proc/{pid}/task");
+    if std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3) {
+        of_thread(pid);
+    } else {
+        numbers_in(&tasks).into_iter().for_each(of_thread);
     }
 }
 
@@ -640,7 +672,7 @@ fn read_all(file: &mut File, text: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-fn numbers_in(directory: &str) -> Vec<u32> {
+pub(super) fn numbers_in(directory: &str) -> Vec<u32> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
     entries.filter_map(|entry| parse_number(entry.ok()?.file_name().as_bytes())).collect()
 }
@@ -650,19 +682,32 @@ fn parse_number<N: std::str::FromStr>(text: &[u8]) -> Option<N> {
 }
 
 /// What matters of /proc/PID/stat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Stat {
     ppid: u32,
     session: u32,
     /// Clock ticks after boot: with the pid, the identity of a process.
     started: u64,
     lives: bool,
+    /// Forked, and no program executed since.
+    forked: bool,
 }
+
+/// The flag of a process that was forked and has executed nothing since; see PF_FORKNOEXEC in Linux's include/linux/sched.h. It has had
+/// this value since Linux 2.0, and unlike /proc/PID/exe it is shown to everybody.
+const FORKED: u32 = 0x40;
 
 fn read_stat(pid: u32) -> Option<Stat> {
     let mut buffer = [0_u8; 1024];
     let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer)).ok()?;
     parse_stat(buffer.get(..length)?)
+}
+
+/// When a process started, in clock ticks after boot; `None` when there is none of that number.
+pub(super) fn start_time(proc: &Path, pid: u32) -> Option<u64> {
+    let mut buffer = [0_u8; 1024];
+    let length = File::open(proc.join(format!("{pid}/stat"))).and_then(|mut file| file.read(&mut buffer)).ok()?;
+    parse_stat(buffer.get(..length)?).map(|stat| stat.started)
 }
 
 /// See proc_pid_stat(5). The name in parentheses may hold anything, parentheses too; after it there are only letters and numbers.
@@ -672,33 +717,43 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let ppid = parse_number(fields.next()?)?;
     let session = parse_number(fields.nth(1)?)?;
-    // From field 6 on to number 20, the threads, and number 22, the start.
-    let threads: u32 = parse_number(fields.nth(13)?)?;
+    // From field 6 on to number 9, the flags, number 20, the threads, and number 22, the start.
+    let flags: u32 = parse_number(fields.nth(2)?)?;
+    let threads: u32 = parse_number(fields.nth(10)?)?;
     let started = parse_number(fields.nth(1)?)?;
     // A main thread that has ended looks like a zombie while other threads of the process go on.
     let lives = !matches!(state, b"Z" | b"X" | b"x") || threads > 1;
-    Some(Stat { ppid, session, started, lives })
+    Some(Stat { ppid, session, started, lives, forked: flags & FORKED != 0 })
 }
 
-/// Opens /proc/PID/environ, if need be as the process's own user.
+fn open_environment(pid: u32) -> io::Result<File> {
+    open_private(Path::new("/proc"), pid, "environ").map(|(file, _)| file)
+}
+
+/// Opens a file of /proc/PID that tells of the process's memory, if need be as the process's own user: the second says whether.
 ///
 /// Under docker's default capabilities root may not look into the memory of other users' processes (there is no CAP_SYS_PTRACE), but
-/// those users may; see "Ptrace access mode checking" in ptrace(2). The file-system ids are this thread's alone.
-fn open_environment(pid: u32) -> io::Result<File> {
-    let path = format!("/proc/{pid}/environ");
+/// those users may; see "Ptrace access mode checking" in ptrace(2).
+///
+/// The file-system ids and the parent-death signal belong to the calling thread alone, and both are set back. Changing the ids also
+/// clears the dumpable flag, see prctl(2), and that one is the whole process's: whichever thread is here sets it to what it was when
+/// firstmate began, not to what it finds, which may be another thread's interlude. A child that is forked meanwhile has the
+/// ids of the thread that forked it, and gets a new flag from execve; until then it is as if it had changed its user already.
+pub(super) fn open_private(proc: &Path, pid: u32, name: &str) -> io::Result<(File, bool)> {
+    let directory = proc.join(pid.to_string());
+    let path = directory.join(name);
     let refused = match File::open(&path) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
-        result => return result,
+        result => return result.map(|file| (file, false)),
     };
     // The directory belongs to the process's user; to root where the process let nobody look, and then there is no way.
-    let owner = std::fs::metadata(format!("/proc/{pid}"))?;
+    let owner = std::fs::metadata(&directory)?;
     if owner.uid() == nix::unistd::geteuid().as_raw() {
         return Err(refused);
     }
-    // SAFETY: numbers and one pointer to an int. The ids are set back to what they were before anything else is done. Changing them
-    // clears both the dumpable flag and the parent-death signal of this process (see prctl(2)), so these are set back too.
-    unsafe {
-        let dumpable = libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0);
+    let dumpable = own_dumpable();
+    // SAFETY: numbers and one pointer to an int. The ids are set back to what they were before anything else is done.
+    let result = unsafe {
         let mut death_signal: libc::c_int = 0;
         libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut death_signal, 0, 0, 0);
         let group = libc::syscall(libc::SYS_setfsgid, owner.gid());
@@ -709,7 +764,16 @@ fn open_environment(pid: u32) -> io::Result<File> {
         libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(dumpable), 0, 0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_long::from(death_signal), 0, 0, 0);
         result
-    }
+    };
+    result.map(|file| (file, true))
+}
+
+/// Whether firstmate's own memory may be looked into, as it was when that was first asked: before there was a second thread that changes
+/// its ids.
+pub(super) fn own_dumpable() -> libc::c_int {
+    static DUMPABLE: OnceLock<libc::c_int> = OnceLock::new();
+    // SAFETY: numbers only.
+    *DUMPABLE.get_or_init(|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) })
 }
 
 /// The whole content by one read, during which a process keeps its memory. Several would show the beginning only of one that exits
@@ -787,7 +851,7 @@ mod tests {
     fn a_name_of_parentheses_and_blanks_does_not_mislead() {
         for name in ["sh", "a) R (b", ")", "((", "a) Z 1 1 1 1", "x\n) S 1", ""] {
             let stat = parse_stat(format!("12 ({name}) S 7 5 {REST}\n").as_bytes());
-            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true }), "{name}");
+            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true, forked: false }), "{name}");
         }
     }
 
@@ -801,6 +865,17 @@ mod tests {
         assert_eq!(lives("Z", "1"), Some(false));
         assert_eq!(lives("Z", "3"), Some(true));
         assert_eq!(lives("T", "1"), Some(true));
+    }
+
+    #[test]
+    fn a_fork_is_told_from_a_program() {
+        let forked = |flags: &str| {
+            let rest = REST.replace(" 4194560 ", &format!(" {flags} "));
+            parse_stat(format!("12 (x) S 7 5 {rest}").as_bytes()).map(|stat| stat.forked)
+        };
+        assert_eq!(forked("4194368"), Some(true));
+        assert_eq!(forked("4194304"), Some(false));
+        assert_eq!(forked("x"), None);
     }
 
     #[test]

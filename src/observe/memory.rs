@@ -63,7 +63,7 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
         }
         MemoryNotice::Helpless { why, hard, limit, shares } => {
             write!(text, "memory is short, {}, and no restart would help: ", InUse(*hard, *limit))?;
-            match why {
+            let mend = match why {
                 Helpless::Tmpfs { bytes, places } => {
                     write!(text, "{} are files in tmpfs or shared memory that no process holds", size(*bytes))?;
                     for (at, (place, bytes)) in places.iter().take(NAMED).enumerate() {
@@ -72,23 +72,27 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
                     if !places.is_empty() {
                         text.push(')');
                     }
-                    write!(text, "; remove files there, or raise the limit")?;
+                    "remove files there, or raise the limit"
                 }
                 Helpless::Others { bytes } => {
-                    write!(text, "{} belong to no service; look for what was started beside firstmate, as by `docker exec`", size(*bytes))?
+                    write!(text, "{} belong to no service", size(*bytes))?;
+                    "look for what was started beside firstmate, as by `docker exec`"
                 }
                 Helpless::NobodyGrew => {
-                    write!(
-                        text,
-                        "no service has grown by enough; all together need more than `restart_above` allows: raise it, or the limit"
-                    )?;
+                    write!(text, "no service has grown by enough")?;
+                    "all together need more than `restart_above` allows: raise it, or the limit"
                 }
-                Helpless::Forbidden => write!(text, "the services that hold enough have `victim = \"never\"`; raise the limit")?,
+                Helpless::Forbidden => {
+                    write!(text, "the services that hold enough have `victim = \"never\"`")?;
+                    "raise the limit"
+                }
                 Helpless::Unknown => {
-                    write!(text, "how much each service holds cannot be known here; check that /proc is mounted, and not with hidepid")?;
+                    write!(text, "how much each service holds cannot be known here")?;
+                    "check that /proc is mounted, and not with hidepid"
                 }
-            }
+            };
             write_shares(text, shares, names)?;
+            write!(text, "; {mend}")?;
             Level::Warn
         }
         MemoryNotice::Plateau { instance, bytes, at, of, own } => {
@@ -113,7 +117,8 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
             let what = if *kills == 1 { "1 process".to_owned() } else { format!("{kills} processes") };
             write!(text, "the kernel's OOM killer killed {what} in this container, ")?;
             match among.as_slice() {
-                [] => write!(text, "the main process of no service")?,
+                [] if *kills == 1 => write!(text, "not a service's main process")?,
+                [] => write!(text, "none of them a service's main process")?,
                 runs => {
                     write!(text, "perhaps ")?;
                     for (at, run) in runs.iter().take(NAMED).enumerate() {
@@ -127,7 +132,9 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
                 }
             }
             match limit {
-                Some(limit) => write!(text, "; raise the limit ({}), or lower `restart_above` in [memory]", size(*limit))?,
+                Some(limit) => {
+                    write!(text, "; raise the limit ({}), or let the guard act sooner (`restart_above` in [memory])", size(*limit))?
+                }
                 None => write!(text, "; give the container more memory")?,
             }
             Level::Warn
@@ -476,28 +483,32 @@ mod tests {
     fn no_restart_would_help() {
         let helpless = |why| MemoryNotice::Helpless { why, hard: 400 * MIB, limit: 512 * MIB, shares: vec![(run(0, 1), 20 * MIB)] };
         let places = vec![("/dev/shm".to_owned(), 300 * MIB), ("/tmp x".to_owned(), 5 * MIB)];
-        for (why, text) in [
+        for (why, cause, mend) in [
             (
                 Helpless::Tmpfs { bytes: 310 * MIB, places },
-                "310 MiB are files in tmpfs or shared memory that no process holds (/dev/shm 300 MiB, \"/tmp x\" 5 MiB); \
-                 remove files there, or raise the limit",
+                "310 MiB are files in tmpfs or shared memory that no process holds (/dev/shm 300 MiB, \"/tmp x\" 5 MiB)",
+                "remove files there, or raise the limit",
             ),
             (
                 Helpless::Tmpfs { bytes: 310 * MIB, places: Vec::new() },
-                "310 MiB are files in tmpfs or shared memory that no process holds; remove files there, or raise the limit",
+                "310 MiB are files in tmpfs or shared memory that no process holds",
+                "remove files there, or raise the limit",
             ),
             (
                 Helpless::Others { bytes: 310 * MIB },
-                "310 MiB belong to no service; look for what was started beside firstmate, as by `docker exec`",
+                "310 MiB belong to no service",
+                "look for what was started beside firstmate, as by `docker exec`",
             ),
             (
                 Helpless::NobodyGrew,
-                "no service has grown by enough; all together need more than `restart_above` allows: raise it, or the limit",
+                "no service has grown by enough",
+                "all together need more than `restart_above` allows: raise it, or the limit",
             ),
-            (Helpless::Forbidden, "the services that hold enough have `victim = \"never\"`; raise the limit"),
-            (Helpless::Unknown, "how much each service holds cannot be known here; check that /proc is mounted, and not with hidepid"),
+            (Helpless::Forbidden, "the services that hold enough have `victim = \"never\"`", "raise the limit"),
+            (Helpless::Unknown, "how much each service holds cannot be known here", "check that /proc is mounted, and not with hidepid"),
         ] {
-            let text = format!("memory is short, 400 MiB of 512 MiB (78.1%) in use, and no restart would help: {text}; web.1 20 MiB");
+            let text =
+                format!("memory is short, 400 MiB of 512 MiB (78.1%) in use, and no restart would help: {cause}; web.1 20 MiB; {mend}");
             says(helpless(why), Level::Warn, &text);
         }
     }
@@ -530,9 +541,10 @@ mod tests {
     #[test]
     fn what_the_kernel_killed_is_not_over_claimed() {
         let killed = |kills, among, limit| MemoryNotice::OomKills { kills, among, limit };
-        let raise = "raise the limit (512 MiB), or lower `restart_above` in [memory]";
+        let raise = "raise the limit (512 MiB), or let the guard act sooner (`restart_above` in [memory])";
         for (kills, among, limit, text) in [
-            (1, Vec::new(), Some(512 * MIB), format!("1 process in this container, the main process of no service; {raise}")),
+            (1, Vec::new(), Some(512 * MIB), format!("1 process in this container, not a service's main process; {raise}")),
+            (3, Vec::new(), None, "3 processes in this container, none of them a service's main process; give the container more memory".to_owned()),
             (
                 2,
                 vec![run(0, 1), run(1, 1)],

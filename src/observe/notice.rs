@@ -96,7 +96,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             }
             if *outcome == Outcome::OomKilled {
                 // Not "of the container": a pod's limit, or the machine's memory, ends a process in the same way.
-                write!(text, "; no memory was left: raise the limit, or lower `restart_above` in [memory]")?;
+                write!(text, "; no memory was left: raise the limit, or let the guard act sooner (`restart_above` in [memory])")?;
             }
             if *clean { Level::Info } else { Level::Warn }
         }
@@ -488,7 +488,7 @@ mod tests {
             Level::Warn,
             "redis.1 killed by SIGKILL after 4 min 3 s (not by firstmate); 3 processes left behind",
         );
-        let no_memory = "no memory was left: raise the limit, or lower `restart_above` in [memory]";
+        let no_memory = "no memory was left: raise the limit, or let the guard act sooner (`restart_above` in [memory])";
         for (left_behind, more) in [(0, ""), (3, "; 3 processes left behind")] {
             let text = format!("redis.1 killed by the kernel's OOM killer (SIGKILL) after 4 min 3 s{more}; {no_memory}");
             says(ended(REDIS, Outcome::OomKilled, false, left_behind), Level::Warn, &text);

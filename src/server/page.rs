@@ -36,13 +36,26 @@ fn readiness(instance: &InstanceStatus) -> &'static str {
     }
 }
 
-/// One line an instance; its columns are parted by tabs.
+/// Its memory, once it has been looked at.
+fn memory_of(status: &Status, instance: &InstanceStatus) -> String {
+    let line = status.memory.as_ref().and_then(|memory| memory.restart_above_bytes);
+    instance.memory.as_ref().map(|memory| memory.summary(line)).unwrap_or_default()
+}
+
+/// One line an instance; its columns are parted by tabs. Where memory is known, it is the last column, and the container's the last line.
 pub(super) fn plain(status: &Status) -> String {
     let mut out = format!("firstmate {}: {}\n", printable(&status.version), if status.ready { "ready" } else { "not ready" });
     for instance in status.services.iter().flat_map(|service| &service.instances) {
         let why = instance.why.as_deref().map(printable).unwrap_or_default();
         // Writing into a String cannot fail.
-        let _ = writeln!(out, "{}\t{}\t{}\t{why}", printable(&instance.name), word(instance.state), readiness(instance));
+        let _ = write!(out, "{}\t{}\t{}\t{why}", printable(&instance.name), word(instance.state), readiness(instance));
+        if status.memory.is_some() {
+            let _ = write!(out, "\t{}", memory_of(status, instance));
+        }
+        out.push('\n');
+    }
+    if let Some(memory) = &status.memory {
+        let _ = writeln!(out, "memory\t{}\t\t{}", memory.summary(), memory.why.as_deref().map(printable).unwrap_or_default());
     }
     out
 }
@@ -58,7 +71,13 @@ pub(super) fn hypertext(status: &Status) -> String {
     if let Some(why) = &status.stopping_because {
         let _ = write!(out, " It is stopping: {}.", html(why));
     }
-    out.push_str("</p>\n<table><tr><th>instance<th>state<th>readiness<th>pid<th>restarts<th>why</tr>\n");
+    if let Some(memory) = &status.memory {
+        let _ = write!(out, "</p>\n<p>Memory: {}.", html(&memory.summary()));
+        if let Some(why) = &memory.why {
+            let _ = write!(out, " The guard: {}.", html(why));
+        }
+    }
+    out.push_str("</p>\n<table><tr><th>instance<th>state<th>readiness<th>pid<th>restarts<th>memory<th>why</tr>\n");
     for instance in status.services.iter().flat_map(|service| &service.instances) {
         let class = match instance.state {
             StateName::Running if instance.ready => "good",
@@ -75,11 +94,12 @@ pub(super) fn hypertext(status: &Status) -> String {
         let why = instance.why.as_deref().map(html).unwrap_or_default();
         let _ = writeln!(
             out,
-            "<tr><td>{}<td class={class}>{}<td>{}<td>{pid}<td>{}<td>{why}</tr>",
+            "<tr><td>{}<td class={class}>{}<td>{}<td>{pid}<td>{}<td>{}<td>{why}</tr>",
             html(&instance.name),
             word(instance.state),
             readiness(instance),
-            instance.restarts.total
+            format_args!("{}{}", instance.restarts.total, instance.restarts.for_memory()),
+            memory_of(status, instance)
         );
     }
     out.push_str(

@@ -227,6 +227,11 @@ fn shown(mut status: Status, reasons: bool) -> Status {
         }
     };
     withhold(&mut status.stopping_because);
+    if let Some(memory) = &mut status.memory {
+        withhold(&mut memory.why);
+        // A path names the container, an address may hold its token.
+        memory.limit_place.clear();
+    }
     for service in &mut status.services {
         withhold(&mut service.reason);
         for instance in &mut service.instances {
@@ -368,7 +373,8 @@ mod tests {
     fn body(target: &'static str, loopback: bool) -> String {
         use http_body_util::BodyExt as _;
         let text = r#"{"version":"1","pid":1,"uptime_ms":1,"phase":"stopping","ready":false,"live":true,"started":true,
-            "stopping_because":"secret","services":[{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"secret",
+            "stopping_because":"secret","memory":{"limit_bytes":1,"limit_source":"ecs-task","limit_place":"secret","oom_kills":0,
+            "acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":0},"why":"secret"},"services":[{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"secret",
             "instances":[{"name":"redis.1","state":"running","ready":false,"run":1,
             "restarts":{"total":0,"crash":0,"live":0,"start_timeout":0},"why":"secret","last_outcome":"secret"}]}]}"#;
         let backend = Rc::new(Fixed(serde_json::from_str(text).unwrap()));

@@ -49,7 +49,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let (services_count, instances) =
         (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
     let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
-    let memory_limit = spec.memory.limit;
+    let memory = spec.memory.clone();
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
     let services = {
         let engine = engine.borrow();
@@ -132,6 +132,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     }
 
     let own_oom_score_adj = own_oom_score_adj();
+    let memory = Memory::new(&memory, &sender, &mut output);
     let mut supervisor = Supervisor {
         engine,
         origin,
@@ -140,6 +141,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         to_spawn: Vec::new(),
         own_oom_score_adj,
         exit: None,
+        alarm_at: None,
         trees,
         owners: HashMap::new(),
         runs: BTreeMap::new(),
@@ -152,7 +154,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         poller,
         output,
         desk: Desk::default(),
-        memory: Memory::new(memory_limit),
+        memory,
         interrupted: false,
         last_words: String::new(),
     };

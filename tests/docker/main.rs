@@ -13,6 +13,7 @@ mod client;
 mod container;
 mod dockerfiles;
 mod health;
+mod limit;
 mod modes;
 mod processes;
 mod rounds;

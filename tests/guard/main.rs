@@ -14,6 +14,7 @@
 mod cell;
 mod cgroup;
 mod control;
+mod degraded;
 mod leaker;
 mod matrix;
 mod races;

@@ -90,12 +90,18 @@ impl Directory {
     pub fn new() -> Self {
         let path = PathBuf::from("/tmp").join(unique());
         std::fs::create_dir(&path).unwrap();
+        // Whoever the services run as leaves notes here, and may not be able to reach the target directory.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let there = path.join("leaker");
+        if std::fs::hard_link(leaker(), &there).is_err() {
+            std::fs::copy(leaker(), &there).unwrap();
+        }
         Self(path)
     }
 
-    /// `{dir}` and `{leaker}` filled in.
+    /// `{dir}` filled in, and `{leaker}`, which is in it.
     pub fn filled(&self, text: &str) -> String {
-        text.replace("{dir}", self.0.to_str().unwrap()).replace("{leaker}", leaker().to_str().unwrap())
+        text.replace("{leaker}", "{dir}/leaker").replace("{dir}", self.0.to_str().unwrap())
     }
 }
 
@@ -278,16 +284,13 @@ impl Stage {
     /// As PID 1 of a Docker container with Docker's default capabilities; `{leaker}` is within reach there, and so is `{dir}`.
     pub fn in_docker(limit: u64, toml: &str, options: &[&str]) -> Self {
         let directory = Directory::new();
-        // Whoever the services run as leaves notes here.
-        std::fs::set_permissions(&directory.0, std::fs::Permissions::from_mode(0o777)).unwrap();
         let place = directory.0.to_str().unwrap().to_owned();
-        let toml = format!("[firstmate]\nsocket = \"{place}/firstmate.sock\"\nhttp = \"off\"\n{}", toml.replace("{leaker}", "/bin/leaker"));
+        let toml = format!("[firstmate]\nsocket = \"{place}/firstmate.sock\"\nhttp = \"off\"\n{toml}");
         std::fs::write(directory.0.join("firstmate.toml"), directory.filled(&toml)).unwrap();
         let name = unique();
         let file = format!("{place}/firstmate.toml");
         let mounts = [
             format!("--volume={place}:{place}"),
-            format!("--volume={}:/bin/leaker:ro", leaker().display()),
             format!("--volume={}:/bin/firstmate:ro", binary().display()),
             format!("--memory={limit}"),
             format!("--memory-swap={limit}"),
@@ -321,13 +324,6 @@ impl Stage {
     /// A file in the directory.
     pub fn touch(&self, name: &str) {
         std::fs::write(self.directory.0.join(name), "").unwrap();
-    }
-
-    /// Waits until firstmate itself has said something that contains this.
-    #[track_caller]
-    pub fn told(&self, part: &str) -> Line {
-        let found = self.log.line(PATIENCE, |line| line.name == "firstmate" && line.text.contains(part));
-        found.unwrap_or_else(|why| panic!("firstmate did not say `{part}` ({why:?}):\n{}", self.log.tail()))
     }
 
     /// The answer of its control socket, while it has one.

@@ -72,6 +72,10 @@ pub struct Trial {
     pub huge: bool,
     /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it a second or two to the line.
     pub base: Option<f64>,
+    /// Words in front of firstmate's command; not in Docker.
+    pub before: &'static [&'static str],
+    /// What else each service's table says.
+    pub service: &'static str,
 }
 
 impl Default for Trial {
@@ -88,6 +92,8 @@ impl Default for Trial {
             busy: 0,
             huge: false,
             base: None,
+            before: &[],
+            service: "",
         }
     }
 }
@@ -120,7 +126,6 @@ pub struct Act {
     pub victim: String,
     /// Hard memory at the decision, in percent of the limit.
     pub percent: f64,
-    pub killed: bool,
     pub text: String,
 }
 
@@ -190,9 +195,10 @@ impl Trial {
         // The bystanders run first, so that they are there to be disturbed.
         write!(
             text,
-            "[services.bystander]\ninstances = 2\ncommand = \"{leaker} limit={limit}MiB to={dir}/bystanders {BYSTANDER}\"\n\
-             [services.leaker]\ndepends_on = {{ bystander = \"started\" }}\nstop_timeout = \"30s\"\n\
-             command = \"{leaker} leak limit={limit}MiB to={dir}/notes rate={rate} threads={threads} mark=1% base={base}% term={term} huge={huge}",
+            "[services.bystander]\ninstances = 2\ncommand = \"{leaker} limit={limit}MiB to={dir}/bystanders {BYSTANDER}\"\n{service}\n\
+             [services.leaker]\ndepends_on = {{ bystander = \"started\" }}\nstop_timeout = \"30s\"\n{service}\n\
+             command = \"{leaker} leak limit={limit}MiB to={dir}/notes rate={rate} threads={threads} mark=0.25% base={base}% term={term} huge={huge}",
+            service = self.service,
             rate = self.rate,
             threads = self.threads,
             base = self.base(),
@@ -216,7 +222,7 @@ impl Trial {
         let busy = Busy::start(self.busy);
         let (limit, toml) = (self.limit * MIB, self.toml());
         let stage = match self.place {
-            Place::Below | Place::Init => Stage::start(Cgroup::new(limit, self.quota), self.place, &toml, &[]),
+            Place::Below | Place::Init => Stage::start(Cgroup::new(limit, self.quota), self.place, &toml, self.before),
             Place::Docker => {
                 let share = self.quota.map(|share| format!("--cpus={share}"));
                 Stage::in_docker(limit, &toml, &share.iter().map(String::as_str).collect::<Vec<_>>())
@@ -342,9 +348,25 @@ impl Notes {
 }
 
 impl Act {
-    /// Of a line in which firstmate tells of an act of the guard.
-    fn parse(text: &str) -> Option<Self> {
-        let _ = text;
-        None
+    /// Of a line in which firstmate tells of an act of the guard, such as `restarting web.1 for its memory, above 75%: it holds ...; 385.2 MiB of
+    /// 512 MiB (75.2%) in use, ...`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, rest) = text.split_once(" for its memory")?;
+        let (verb, victim) = head.split_once(' ')?;
+        if !["restarting", "killing", "sending"].contains(&verb) {
+            return None;
+        }
+        let used = rest.split_once("%) in use")?.0;
+        Some(Self { victim: victim.rsplit(' ').next()?.to_owned(), percent: used.rsplit('(').next()?.parse().ok()?, text: text.to_owned() })
     }
+}
+
+#[test]
+fn a_line_about_an_act_is_understood() {
+    let act = Act::parse(
+        "restarting leaker.1 for its memory, above 75%: it holds 185.7 MiB (72.6% of the limit, by bounds), growing by 96.1 MiB/s, after 1.9 s; \
+         192 MiB of 256 MiB (75.3%) in use, the kernel's OOM killer was about 391 ms away",
+    );
+    assert_eq!(act.map(|act| (act.victim, act.percent)), Some(("leaker.1".to_owned(), 75.3)));
+    assert_eq!(Act::parse("stopping leaker.1 with SIGTERM (memory), SIGKILL after 30 s"), None);
 }

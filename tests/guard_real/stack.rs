@@ -53,7 +53,6 @@ pm.max_children = 60
 clear_env = no
 catch_workers_output = yes
 decorate_workers_output = no
-php_admin_flag[opcache.enable] = on
 php_admin_value[memory_limit] = -1
 ";
 

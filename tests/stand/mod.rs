@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use firstmate::engine::Incidents;
-use firstmate::engine::status::{InstanceStatus, Phase, Restarts, ServiceStatus, StateName, Status};
+use firstmate::engine::status::{
+    GuardActs, InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, MemoryStatus, Phase, Restarts, ServiceStatus, StateName, Status,
+};
 use firstmate::server::{Backend, Context, Limits, MetricsFormat, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
 use tokio::sync::oneshot;
 
@@ -262,5 +264,36 @@ pub fn healthy() -> Status {
     redis.instances[0].ready = true;
     redis.instances[0].why = None;
     status.ready = true;
+    status
+}
+
+/// The healthy stack in 512 MiB, as the memory guard sees it: worker.1 has a line of its own and a past.
+pub fn measured() -> Status {
+    const MIB: u64 = 1 << 20;
+    let mut status = healthy();
+    status.memory = Some(MemoryStatus {
+        limit_bytes: 512 * MIB,
+        limit_source: LimitSource::CgroupV2,
+        limit_place: "/sys/fs/cgroup".to_owned(),
+        hard_bytes: Some(402 * MIB),
+        restart_above_bytes: Some(384 * MIB),
+        above_for_ms: Some(4_000),
+        oom_kills: 1,
+        acts: GuardActs { own: 2, ..GuardActs::default() },
+        why: Some("above the line for 4 s".to_owned()),
+    });
+    let memory = |bytes: u64, line: u64, percent: f64| InstanceMemory {
+        bytes,
+        at_least_bytes: bytes,
+        at_most_bytes: bytes,
+        method: MemoryMethod::Pss,
+        percent,
+        restart_above_bytes: Some(line),
+        age_ms: 900,
+    };
+    status.services[1].instances[0].memory = Some(memory(201 * MIB, 384 * MIB, 39.3));
+    let worker = &mut status.services[2].instances[0];
+    worker.memory = Some(memory(180 * MIB, 200 * MIB, 35.2));
+    worker.restarts = Restarts { total: 3, crash: 1, memory: 2, oom: 1, ..Restarts::default() };
     status
 }

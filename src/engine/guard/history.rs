@@ -19,39 +19,90 @@ pub(super) const AGES: [Duration; 8] = [
     Duration::from_secs(4_096),
 ];
 
+/// What begins grows, whatever it is: what it held at this age is not counted as grown...
+const BEGUN_AFTER: Duration = Duration::from_secs(1);
+/// ...and once it has this age, nor is what it held then.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
+/// One that has grown by more than this part of it since then has not settled.
+const USUAL_WITHIN: u64 = 5;
+
 /// A size at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) at: Timestamp,
     pub(super) bytes: u64,
+    /// The largest until then.
+    pub(super) record: u64,
 }
 
 /// The recent past of one size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct History {
     levels: [(Mark, Mark); AGES.len()],
+    born: Timestamp,
+    last: Timestamp,
+    record: u64,
+    /// The record when it had begun.
+    begun: Option<u64>,
+    /// The record when it had settled.
+    settled: Option<u64>,
+    /// What its predecessor had settled at: up to there nothing is new.
+    usual: u64,
 }
 
 impl History {
     /// It was `bytes` at `at`, and what was before is not known.
     pub(super) const fn new(at: Timestamp, bytes: u64) -> Self {
-        let mark = Mark { at, bytes };
-        Self { levels: [(mark, mark); AGES.len()] }
+        let mark = Mark { at, bytes, record: bytes };
+        Self { levels: [(mark, mark); AGES.len()], born: at, last: at, record: bytes, begun: None, settled: None, usual: 0 }
+    }
+
+    /// Of a new run of the same program, which began with nothing. What this one held is usual if it had held no more for a while.
+    pub(super) fn next(&self, at: Timestamp) -> Self {
+        let age = self.last.since(self.born);
+        let usual = match self.settled {
+            Some(settled) if age >= SETTLED_AFTER * 2 && self.record <= settled.saturating_add(settled / USUAL_WITHIN) => self.record,
+            Some(_) | None => self.usual,
+        };
+        Self { usual, ..Self::new(at, 0) }
     }
 
     /// It is `bytes` now.
     pub(super) fn push(&mut self, now: Timestamp, bytes: u64) {
+        self.record = self.record.max(bytes);
+        self.last = now;
+        let mark = Mark { at: now, bytes, record: self.record };
         for ((older, newer), age) in self.levels.iter_mut().zip(AGES) {
             if now.since(newer.at) >= age {
                 *older = *newer;
-                *newer = Mark { at: now, bytes };
+                *newer = mark;
             }
         }
+        let age = now.since(self.born);
+        if self.begun.is_none() && age >= BEGUN_AFTER {
+            self.begun = Some(self.record);
+        }
+        if self.settled.is_none() && age >= SETTLED_AFTER {
+            self.settled = Some(self.record);
+        }
+    }
+
+    /// The largest it had ever been by the mark of that level. What it holds beyond that is new: a garbage collector's sawtooth is as
+    /// high as it has been before, a leak never is.
+    pub(super) fn record(&self, level: usize) -> u64 {
+        let mark = self.back(level);
+        let record = if mark.at == self.born { self.settled.or(self.begun).unwrap_or(mark.record) } else { mark.record };
+        record.max(self.usual)
+    }
+
+    /// The largest it had been when it had begun, or usually is.
+    pub(super) fn begun(&self) -> u64 {
+        self.begun.unwrap_or_default().max(self.usual)
     }
 
     /// What it was: the mark of that level, at least its age old unless the history is younger.
     pub(super) fn back(&self, level: usize) -> Mark {
-        self.levels.get(level).or(self.levels.last()).map_or(Mark { at: Timestamp::ZERO, bytes: 0 }, |(older, _)| *older)
+        self.levels.get(level).or(self.levels.last()).map_or(Mark { at: Timestamp::ZERO, bytes: 0, record: 0 }, |(older, _)| *older)
     }
 
     /// The mark nearest to `age` ago that is at least so old, or the oldest there is.
@@ -89,6 +140,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_has_been_as_high_before_is_not_new() {
+        let mut history = History::new(at(0), 0);
+        for second in 0..600 {
+            history.push(at(second * 1_000), 100 + second % 20);
+        }
+        for (level, age) in AGES.iter().enumerate().take(5) {
+            assert_eq!(history.record(level), 119, "{age:?}");
+        }
+        // Of what was there when it had settled nothing is new, however far back one looks.
+        let mut young = History::new(at(0), 0);
+        for second in 0..100 {
+            young.push(at(second * 1_000), 500 + second);
+        }
+        assert_eq!(young.record(AGES.len()), 560);
     }
 
     #[test]

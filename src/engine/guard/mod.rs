@@ -58,6 +58,8 @@ const NEAR: f64 = 0.9;
 const FAR: f64 = 0.85;
 /// The line counts as left once memory is below it by this share of the limit.
 const REARM: f64 = 0.05;
+/// Counters are gathered from all processors now and then: a change by less than this share of the limit may be none.
+const NOISE: f64 = 0.005;
 /// A measured size is worth something for so long.
 const MEASURED_FOR: Duration = Duration::from_secs(60);
 /// One run is not measured again before.
@@ -121,7 +123,10 @@ enum Look {
 /// Above a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Above {
+    /// When it was below for the last time.
     since: Timestamp,
+    /// When it was well below for the last time.
+    entered: Timestamp,
     /// How long the way up took, at the pace of its second half.
     climb: Duration,
     /// The highest since.
@@ -408,16 +413,25 @@ impl Guard {
                 *at = now;
             }
         }
-        let acted = self.above.is_some_and(|above| self.acted_since(above.since));
+        let acted = self.above.is_some_and(|above| self.acted_since(above.entered));
         match &mut self.above {
             Some(above) => {
                 above.peak = above.peak.max(self.hard);
-                if self.hard < lines.rearm {
-                    let after = now.since(above.since);
-                    if self.acting.is_none() && !acted && self.ended_at.is_none_or(|at| at < above.since) {
+                if self.hard < lines.restart {
+                    // Below the line, though perhaps not for long: what stays there is not above it.
+                    let by_itself = self.acting.is_none()
+                        && !self.tracks.iter().any(|track| track.last_act.is_some_and(|at| at >= above.since))
+                        && self.ended_at.is_none_or(|at| at < above.since);
+                    let noise = part(lines.limit, NOISE);
+                    if by_itself && above.peak > lines.restart.saturating_add(noise) && self.hard < lines.restart.saturating_sub(noise) {
                         self.returned.peak = self.returned.peak.max(above.peak);
-                        self.returned.took = self.returned.took.max(after);
+                        self.returned.took = self.returned.took.max(now.since(above.since));
                     }
+                    above.since = now;
+                    above.peak = self.hard;
+                }
+                if self.hard < lines.rearm {
+                    let after = now.since(above.entered);
                     if self.told_helpless || acted {
                         out.push(told(MemoryNotice::Receded { hard: self.hard, limit: lines.limit, after }));
                     }
@@ -433,7 +447,7 @@ impl Guard {
                     let half = self.trough.saturating_add(lines.restart) / 2;
                     let slot = usize::try_from(half / step).unwrap_or(usize::MAX).min(self.below.len().saturating_sub(1));
                     let since_half = self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at));
-                    self.above = Some(Above { since: now, climb: since_half.saturating_mul(2), peak: self.hard });
+                    self.above = Some(Above { since: now, entered: now, climb: since_half.saturating_mul(2), peak: self.hard });
                     self.account_at = now;
                 }
             }
@@ -741,8 +755,7 @@ impl Track {
     fn accounted(&mut self, now: Timestamp, usage: Usage, share: Option<Share>, began: Timestamp) {
         if self.run != usage.run.run {
             self.run = usage.run.run;
-            // It began with nothing.
-            self.history = History::new(began, 0);
+            self.history = self.history.next(began);
             (self.asked, self.measured, self.refused_at, self.above, self.steered) = (None, None, None, None, false);
         }
         self.accounted_at = now;

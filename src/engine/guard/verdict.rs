@@ -56,6 +56,11 @@ const PLATEAU_LEFT: f64 = 1.05;
 const SIGNAL_HELPS_WITHIN: u32 = 3;
 const SIGNAL_HELPS_LEAST: Duration = Duration::from_secs(2);
 
+/// The window that begins with each run.
+const LIFE: usize = AGES.len();
+/// The window that has no beginning: all a run holds is new.
+const WHOLE: usize = LIFE + 1;
+
 /// One that may be chosen.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
@@ -101,7 +106,7 @@ impl Guard {
         {
             return Some(Rule::Forecast);
         }
-        (now.since(above.since) >= self.required(now, above)).then_some(Rule::Held)
+        (self.hard >= lines.restart && now.since(above.since) >= self.required(now, above)).then_some(Rule::Held)
     }
 
     /// Bytes a second over the last second or so; what the last two looks say while there is nothing older.
@@ -137,11 +142,12 @@ impl Guard {
         self.tracks.iter().filter(|track| track.share.is_some()).max_by_key(|track| grown(track, level))
     }
 
-    /// The shortest window in which the container has grown by what a restart must bring back.
+    /// The shortest window in which all together hold so much more than ever before as a restart must bring back.
     fn window(&self) -> usize {
-        let Some(lines) = self.lines else { return AGES.len() };
+        let Some(lines) = self.lines else { return WHOLE };
         let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
-        (0..AGES.len()).find(|level| self.hard.saturating_sub(self.history.back(*level).bytes) >= need).unwrap_or(AGES.len())
+        let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
+        (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
@@ -199,18 +205,21 @@ impl Guard {
         }
         let need = self.hard.saturating_sub(lines.rearm);
         let candidates = self.candidates(instances, false);
-        let all: u64 = candidates.iter().map(|one| one.grown).fold(0, u64::saturating_add);
+        // Where it settles anyway is not gained by a restart.
+        let gain =
+            |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
+        let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
+        let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
         let helps = |one: &Candidate| {
-            let Some(track) = self.tracks.get(one.index) else { return false };
-            // Where it settles anyway is not gained by a restart.
-            let gain = one.estimate.saturating_sub(track.plateau.unwrap_or_default());
+            let gain = gain(one);
             match rule {
                 Rule::Hard | Rule::Forecast => {
                     one.grown >= part(lines.limit, WORTH_GROWN).min(need) || one.estimate >= part(lines.limit, WORTH).max(need)
                 }
                 Rule::Held | Rule::Emergency | Rule::Own => {
                     let enough = gain >= need && one.grown.saturating_mul(2) >= need;
-                    enough || (all >= need && one.grown >= part(lines.limit, WORTH_EACH) && gain >= one.grown / 2)
+                    let among_equals = one.grown >= part(lines.limit, WORTH_EACH) && one.grown.saturating_mul(2) >= most;
+                    enough || (all >= need && among_equals && gain >= one.grown / 2)
                 }
             }
         };
@@ -392,7 +401,8 @@ impl Guard {
         let own = rule == Rule::Own;
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
-        let container = self.trend(now).max(self.pace.slope());
+        // The last two looks tell more only where there is no time for a third: a burst between them is no pace.
+        let container = if rule == Rule::Emergency { self.trend(now).max(self.pace.slope()) } else { self.trend(now) };
         let container_above = self.above;
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
@@ -482,7 +492,7 @@ impl Guard {
                         let half =
                             (0..AGES.len()).map(|level| track.history.back(level)).find(|mark| mark.bytes <= line / 2).unwrap_or(mark);
                         let climb = now.since(half.at).saturating_mul(2);
-                        track.above = Some(Above { since: now, climb, peak: share.estimate });
+                        track.above = Some(Above { since: now, entered: now, climb, peak: share.estimate });
                     }
                 }
             }
@@ -562,10 +572,15 @@ fn patient(confirm: Duration, above: &Above, size: u64, returned: Returned, flat
     required.min(PATIENCE_END)
 }
 
-/// How much it has grown in that window.
+/// How much more it holds than ever before that window.
 fn grown(track: &Track, level: usize) -> u64 {
     let Some(share) = track.share else { return 0 };
-    share.estimate.saturating_sub(track.history.back(level).bytes)
+    let before = match level {
+        WHOLE => 0,
+        LIFE => track.history.begun(),
+        _ => track.history.record(level),
+    };
+    share.estimate.saturating_sub(before)
 }
 
 /// Whether it has stopped growing: by the pace it would have if it had grown evenly all its life.

@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::delegated::LEAF;
 use super::mountinfo::{self, Mount};
 
 /// More of a file of /proc is not read.
@@ -104,8 +105,9 @@ pub(super) struct Tightest {
 }
 
 impl Cgroup {
-    /// Finds it. `None` when no hierarchy with the memory controller is mounted where we can see our part of it.
-    pub(super) fn locate(files: &Files, memberships: &[u8]) -> Option<Self> {
+    /// Finds it. `None` when no hierarchy with the memory controller is mounted where we can see our part of it. Ours is the one that
+    /// many levels above the one we are in.
+    pub(super) fn locate(files: &Files, memberships: &[u8], above: usize) -> Option<Self> {
         let mounts = mountinfo::parse(&files.of_process("mountinfo").ok()?);
         let (version, path) = membership(memberships)?;
         let path = Within::parse(path)?;
@@ -113,13 +115,13 @@ impl Cgroup {
         let seen: BTreeMap<&Path, &Mount> = mounts.iter().map(|mount| (mount.point.as_path(), mount)).collect();
         seen.into_values()
             .filter(|mount| version.is_mounted_as(mount))
-            .filter_map(|mount| Self::joined(files, version, mount, &path))
-            // The one that shows the most above us; the shortest of several, which come sorted.
+            .filter_map(|mount| Self::joined(files, version, mount, &path, above))
+            // The one that shows the most above us; of several the first by name, so that it is the same at each look.
             .reduce(|best, other| if other.depth() > best.depth() { other } else { best })
     }
 
-    fn joined(files: &Files, version: Version, mount: &Mount, path: &Within<'_>) -> Option<Self> {
-        let own = match Within::parse(&mount.root).and_then(|root| path.below(&root)) {
+    fn joined(files: &Files, version: Version, mount: &Mount, path: &Within<'_>, above: usize) -> Option<Self> {
+        let within = match Within::parse(&mount.root).and_then(|root| path.below(&root)) {
             Some(Below { unnamed: 0, names }) => join(&mount.point, &names),
             Some(Below { unnamed, names }) => {
                 let mut left = SEARCH_MAX;
@@ -128,7 +130,8 @@ impl Cgroup {
             // The two texts do not fit together, but the kernel may still say that this is where we are.
             None => lists_us(files, &mount.point).then(|| mount.point.clone())?,
         };
-        let mut cgroup = Self { version, point: mount.point.clone(), own, everything: false };
+        let own = within.ancestors().take_while(|level| level.starts_with(&mount.point)).take(above.saturating_add(1)).last()?;
+        let mut cgroup = Self { version, point: mount.point.clone(), own: own.to_path_buf(), everything: false };
         match version {
             Version::V1 => files.exists(cgroup.own.join("memory.stat")).then_some(cgroup),
             Version::V2 => {
@@ -136,6 +139,9 @@ impl Cgroup {
                 let accounts = |level: &&Path| files.exists(level.join("memory.current"));
                 let found = cgroup.levels().find(accounts).map(Path::to_path_buf);
                 if let Some(own) = found {
+                    // The part that firstmate has made for itself is not all there is of it.
+                    let whole = own.parent().filter(|above| own.ends_with(LEAF) && above.starts_with(&cgroup.point));
+                    let own = whole.map(Path::to_path_buf).unwrap_or(own);
                     return Some(Self { own, ..cgroup });
                 }
                 // The root of the whole hierarchy has neither memory.current nor cgroup.events; that of a namespace has both.
@@ -145,6 +151,11 @@ impl Cgroup {
                 cgroup.everything.then_some(cgroup)
             }
         }
+    }
+
+    /// Whether our process is in that very cgroup, and not in one below it that has no memory controller.
+    pub(super) fn holds_us(&self, files: &Files) -> bool {
+        lists_us(files, &self.own) || lists_us(files, &self.own.join(LEAF))
     }
 
     /// Its directory and those above it, up to the mount point.
@@ -212,6 +223,13 @@ impl Version {
             Self::V2 => mount.kind == b"cgroup2",
         }
     }
+}
+
+/// Whether the memory controller can only be that of v2, and v2 is mounted.
+pub(super) fn is_unified(files: &Files, memberships: &[u8]) -> bool {
+    let mounted = |mounts: &[Mount]| mounts.iter().any(|mount| Version::V2.is_mounted_as(mount));
+    membership(memberships).is_some_and(|(version, _)| version == Version::V2)
+        && files.of_process("mountinfo").is_ok_and(|text| mounted(&mountinfo::parse(&text)))
 }
 
 /// The value of `key` in a text of lines `key value`.

@@ -14,7 +14,7 @@
 //! cgroup-v2.rst ("Memory Interface Files"), Documentation/filesystems/proc.rst (MemAvailable).
 //!
 //! Errors of these numbers: usage includes what each processor has charged ahead, at most 64 pages; memory.stat may lag by 64 pages for
-//! each processor; and usage is read a few microseconds before the rest.
+//! each processor; some pages of each processor are not on any list yet; and usage is read a few microseconds before the rest.
 //!
 //! Without a cgroup that has a limit it is the machine: hard = MemTotal - MemAvailable.
 //!
@@ -45,7 +45,8 @@ pub(super) enum Whose {
 pub struct Counters {
     usage: io::Result<Usage>,
     own: Option<Own>,
-    oom: Option<File>,
+    /// Where the kernel counts its kills, and the file if it could be opened.
+    oom: Option<(PathBuf, io::Result<File>)>,
     /// `oom_kill` when it was last read.
     oom_last: Option<u64>,
     /// OOM kills since the first time.
@@ -105,8 +106,11 @@ impl Counters {
             Whose::Cgroup(_, directory) if *directory == own.own => Some(Own::Same),
             Whose::Cgroup(..) | Whose::Machine => Group::open(files, own.version, &own.own).ok().map(Own::Other),
         });
-        self.oom = own.and_then(|own| File::open(files.at(oom_file(own))).ok());
-        self.oom_last = None;
+        let oom = own.map(oom_file).map(|path| (files.at(&path), path)).map(|(at, path)| (path, File::open(at)));
+        if oom.as_ref().map(|(path, _)| path) != self.oom.as_ref().map(|(path, _)| path) {
+            self.oom_last = None;
+        }
+        self.oom = oom;
         let _ = self.oom_kills();
         self.failed = self.usage.is_err();
     }
@@ -168,7 +172,8 @@ impl Counters {
     ///
     /// The kernel counts a kill before it sends the signal, so at the time a death is seen it has been counted.
     pub fn oom_kills(&mut self) -> Option<u64> {
-        let now = value(read(self.oom.as_ref()?, self.text.as_mut_slice()).ok()?, b"oom_kill")?;
+        let (_, Ok(file)) = self.oom.as_ref()? else { return None };
+        let now = value(read(file, self.text.as_mut_slice()).ok()?, b"oom_kill")?;
         let before = self.oom_last.replace(now).unwrap_or(now);
         self.oom_kills = self.oom_kills.saturating_add(now.saturating_sub(before));
         Some(self.oom_kills)

@@ -4,7 +4,7 @@
 //!
 //! 1. `[memory] limit`,
 //! 2. the tightest one of the cgroups that are visible: v1's `hierarchical_memory_limit`, which knows of invisible ancestors as well, or
-//!    the least memory.max of v2 from our own cgroup up to the mount point ([`super::cgroup`]),
+//!    the least memory.max of v2 from our own cgroup up to the mount point (`cgroup.rs`),
 //! 3. what ECS tells in its task metadata ([`super::ecs`]): on Fargate the cgroup of a container shows no limit,
 //! 4. the memory of the machine.
 //!
@@ -42,6 +42,8 @@ pub enum UsageOf {
 pub struct Watch {
     files: Files,
     configured: Option<u64>,
+    /// Our cgroup is this many levels above the one firstmate is in.
+    above: usize,
     /// `None` until it has told whether there is one.
     ecs: Option<Option<EcsLimit>>,
     /// /proc/PID/cgroup when `cgroup` was found by it.
@@ -60,6 +62,7 @@ impl Watch {
         let mut watch = Self {
             files,
             configured,
+            above: 0,
             ecs: None,
             memberships: None,
             cgroup: None,
@@ -110,6 +113,14 @@ impl Watch {
         self.check()
     }
 
+    /// firstmate has moved itself this many levels down: the container is what is above, as far as that can be seen. To be told right
+    /// after the move. Returns whether the limit in force is another now.
+    pub fn moved_down(&mut self, levels: usize) -> bool {
+        self.above = levels;
+        self.memberships = None;
+        self.check()
+    }
+
     /// Whether the kernel kills all of the container at once, firstmate included, when a limit is reached; `None` when that cannot be
     /// read. What holds above the visible cgroups is not known.
     #[must_use]
@@ -122,15 +133,18 @@ impl Watch {
     /// whether the limit in force is another now.
     pub fn check(&mut self) -> bool {
         let memberships = self.files.of_process("cgroup").ok();
-        let moved = memberships != self.memberships || self.counters.failed();
-        if moved {
-            self.cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text));
+        let failed = self.counters.failed();
+        let mut moved = false;
+        if failed || self.cgroup.is_none() || memberships != self.memberships {
+            let cgroup = memberships.as_deref().and_then(|text| Cgroup::locate(&self.files, text, self.above));
+            moved = cgroup != self.cgroup;
+            self.cgroup = cgroup;
             self.memberships = memberships;
         }
         let total = machine_total(&self.files);
         self.tightest = self.cgroup.as_ref().and_then(|cgroup| cgroup.tightest(&self.files, total.unwrap_or(u64::MAX)));
         let (limit, whose) = self.choose(total);
-        if moved || self.whose.as_ref() != Some(&whose) {
+        if failed || moved || self.whose.as_ref() != Some(&whose) {
             self.counters.reopen(&self.files, &whose, self.cgroup.as_ref());
         }
         self.whose = Some(whose);

@@ -1,0 +1,65 @@
+//! A pass that is made again and again costs no more, and takes no more memory.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Instant;
+
+use crate::ground::{in_both_ways, run};
+use crate::stage::{actor, until};
+
+/// Bytes in use.
+static USED: AtomicI64 = AtomicI64::new(0);
+
+struct Counting;
+
+// SAFETY: everything is the system allocator's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        USED.fetch_add(layout.size().cast_signed() as i64, Ordering::Relaxed);
+        // SAFETY: as asked.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        USED.fetch_sub(layout.size().cast_signed() as i64, Ordering::Relaxed);
+        // SAFETY: as asked.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// 200 processes in 20 runs, each leader with nine children.
+#[test]
+fn two_hundred_processes_are_accounted_for_again_and_again() {
+    in_both_ways(|ground| {
+        for service in 0..20 {
+            ground.start(service, &actor(&format!("{}sleep", "child sleep end ".repeat(9))));
+        }
+        until("all are there", || (ground.census().members().len() == 200).then_some(()));
+        let look = |ground: &mut crate::ground::Ground| {
+            let accounts = ground.account();
+            assert_eq!(accounts.runs.len(), 20);
+            assert!(accounts.runs.iter().all(|usage| usage.rss.is_some_and(|rss| rss.processes == 10)));
+        };
+        for _ in 0..10 {
+            look(ground);
+        }
+        let before = USED.load(Ordering::Relaxed);
+        let mut took = Vec::new();
+        for _ in 0..200 {
+            let start = Instant::now();
+            look(ground);
+            took.push(start.elapsed());
+        }
+        assert_eq!(
+            USED.load(Ordering::Relaxed) - before,
+            took.capacity() as i64 * size_of::<std::time::Duration>() as i64,
+            "nothing is kept"
+        );
+        took.sort();
+        println!("200 processes: median {:?}, least {:?}, most {:?}", took[100], took[0], took[199]);
+        assert!(ground.census().of(run(19)).len() == 10);
+    });
+}
