@@ -1,7 +1,7 @@
 //! `/metrics` before those that read it strictly: promtool, and the OpenMetrics parser of Python's client.
 //!
 //! `tests/setup metrics` installs both. Each is shown to say no as well, so that its yes is worth something.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a test is not PID 1 and waits for its own children")]
 
 use std::io::Write as _;

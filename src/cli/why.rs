@@ -237,7 +237,11 @@ fn why(ended: &RunEnded) -> String {
         Cause::Crash => String::new(),
         Cause::Live => because("its liveness probe failed"),
         Cause::StartTimeout => because("it was not ready within `start_timeout`"),
-        Cause::Memory => ended.guard.as_ref().map_or_else(|| "the memory guard chose it".to_owned(), seen),
+        Cause::Memory => match &ended.guard {
+            Some(act) if act.act == ActName::Kill => format!("the memory guard killed it: {}", seen(act)),
+            Some(act) => format!("the memory guard restarted it: {}", seen(act)),
+            None => "the memory guard chose it".to_owned(),
+        },
         Cause::Operator => "an operator asked for its stop or restart".to_owned(),
         Cause::Shutdown => "everything was being stopped".to_owned(),
     };
@@ -529,7 +533,8 @@ mod tests {
             shown(What::RunEnded(Box::new(restarted)), Some(container())),
             "\
 2026-12-31T23:59:59.007Z, 1 min ago: worker.1 (run 3) was killed by SIGKILL, sent by firstmate, after 2 min 5 s
-  why     the container had been above 96 MiB for 10 s (at 100 MiB of 128 MiB), and it held 90 MiB, by PSS, growing by 3 MiB a second; \
+  why     the memory guard restarted it: the container had been above 96 MiB for 10 s (at 100 MiB of 128 MiB), and it held 90 MiB, by PSS, \
+growing by 3 MiB a second; \
 the kernel's OOM killer was about 9 s away; its largest: php-fpm (pid 31) 60 MiB, \"x) 1\\n\" (pid 32) 20 MiB; \
 it did not end within 10 s, so SIGKILL was sent
   memory  101 MiB (78.9% of the limit), within bounds, when last looked at 0 ms before; the container at 120 MiB of 128 MiB (93.8%)
