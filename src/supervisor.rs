@@ -24,7 +24,9 @@ use tokio::sync::mpsc;
 
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
-use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::engine::{
+    Action, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
+};
 use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
@@ -121,6 +123,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What was measured aside.
+    Memory(MemoryEvent),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
 }
@@ -277,6 +281,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();

@@ -8,11 +8,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::output::Output;
 use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
+use crate::engine::size::size;
+use crate::engine::status::LimitSource;
 use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp, spec};
 use crate::linux::memory::account::Accountant;
 use crate::linux::memory::delegated::{Cgroups, Refusal};
 use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
-use crate::linux::memory::limit::{Files, Watch};
+use crate::linux::memory::limit::{Files, UsageOf, Watch};
+use crate::linux::memory::pss::{Job, Meter};
+use crate::linux::memory::steer::Steering;
 use crate::linux::memory::tmpfs;
 use crate::linux::memory::toll::{self, Toll, Unexplained};
 use crate::linux::probe::Hosts;
@@ -35,20 +39,27 @@ pub(super) struct Memory {
     check_at: Timestamp,
     files: Files,
     accountant: Accountant,
+    meter: Meter,
+    steering: Steering,
     /// Where each run has a cgroup of its own.
     cgroups: Option<Cgroups>,
 }
 
 impl Memory {
     /// Finds the limit, and takes the cgroup over where that is asked for.
-    pub(super) fn new(spec: &spec::Memory, output: &mut Output) -> Self {
+    pub(super) fn new(spec: &spec::Memory, messages: &UnboundedSender<Message>, output: &mut Output) -> Self {
         let files = Files::default();
         let mut watch = Watch::new(files.clone(), spec.limit);
         // Before firstmate moves: what is the container's is told by its cgroup.
         let accountant = Accountant::new();
         let cgroups = if spec.cgroups { take_over(&files, &mut watch, output) } else { None };
         let toll = Toll::new(watch.counters().oom_kills());
-        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant, cgroups }
+        let messages = messages.clone();
+        let meter = Meter::new(move |measured| {
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Memory(measured));
+        });
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant, meter, steering: Steering::default(), cgroups }
     }
 
     /// The cgroup of a run about to be started, to be entered by it.
@@ -74,6 +85,7 @@ impl Memory {
 
     /// Nothing is left of the run.
     pub(super) fn run_over(&mut self, run: RunId) {
+        self.steering.forget(run);
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.remove(run);
         }
@@ -84,6 +96,24 @@ impl Supervisor {
     /// The limit in force, told to the engine; and what ECS knows of it, asked where nothing else does.
     pub(super) fn begin_memory(&mut self) {
         self.events.push_back(Event::Memory(MemoryEvent::Limit(self.memory.watch.limit().cloned())));
+        let limit = self.memory.watch.limit();
+        if let (Some(limit), Some((visible, place))) = (limit, self.memory.watch.visible())
+            && limit.source == LimitSource::Configured
+            && limit.bytes > visible
+        {
+            let text = format!(
+                "`limit` in [memory] is {}, but the kernel allows {} ({place}) and kills there; take it out, or name less",
+                size(limit.bytes),
+                size(visible)
+            );
+            self.output.say(Level::Warn, &text);
+        }
+        if limit.is_some_and(|limit| limit.source == LimitSource::Configured) && self.memory.watch.usage_of() == UsageOf::Machine {
+            self.output.say(
+                Level::Warn,
+                "there is no cgroup to read, so `limit` in [memory] is compared with what the whole machine uses, other programs included",
+            );
+        }
         if self.memory.watch.oom_group() == Some(true) {
             self.output.say(
                 Level::Info,
@@ -204,8 +234,25 @@ impl Supervisor {
                 }
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
             }
-            MemoryAction::Measure { .. } => {}
-            MemoryAction::Steer { .. } => {}
+            MemoryAction::Measure { runs } => {
+                let job = |run: RunId| Job {
+                    run,
+                    processes: self.memory.accountant.processes(run).iter().map(|seen| (seen.pid, seen.started)).collect(),
+                };
+                let jobs = runs.into_iter().map(job).collect();
+                self.memory.meter.measure(jobs, false);
+            }
+            MemoryAction::Steer { run, prefer } => {
+                let refused = self.memory.steering.steer(&mut self.trees, run, prefer);
+                if let Some((pid, errno)) = refused.first() {
+                    let text = format!(
+                        "cannot make the kernel prefer {} should memory run out: oom_score_adj of pid {pid}: {}",
+                        self.output.instance_name(run.instance),
+                        std::io::Error::from_raw_os_error(*errno)
+                    );
+                    self.output.say(Level::Warn, &text);
+                }
+            }
             MemoryAction::Brake { run } => {
                 if let Some(cgroups) = &self.memory.cgroups {
                     let _ = cgroups.brake(run);
