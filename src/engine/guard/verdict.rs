@@ -396,6 +396,7 @@ impl Guard {
                 if acting.rule != Rule::Emergency {
                     self.count(Rule::Emergency);
                 }
+                out.push(told(MemoryNotice::GraceOver { run: acting.run, hard: self.hard, limit: lines.limit }));
                 Some(Decision::Kill(acting.run))
             }
             // It is on its way out, and another one grows.
