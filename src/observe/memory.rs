@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn a_grace_period_that_memory_ends() {
         says(
-            MemoryNotice::GraceOver { run: run(0), hard: 487 * MIB, limit: 512 * MIB },
+            MemoryNotice::GraceOver { run: run(0, 1), hard: 487 * MIB, limit: 512 * MIB },
             Level::Warn,
             "no time is left for the grace period of worker.1: 487 MiB of 512 MiB (95.1%) in use",
         );
