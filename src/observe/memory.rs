@@ -547,7 +547,7 @@ mod tests {
         says(
             MemoryNotice::GraceOver { run: run(0, 1), hard: 487 * MIB, limit: 512 * MIB },
             Level::Warn,
-            "no time is left for the grace period of worker.1: 487 MiB of 512 MiB (95.1%) in use",
+            "no time is left for the grace period of web.1: 487 MiB of 512 MiB (95.1%) in use",
         );
     }
 
