@@ -14,9 +14,11 @@ use crate::engine::instance::Instance;
 use crate::engine::memory::{Act, Acted, Helpless, MemoryAction, MemoryNotice, Rule};
 use crate::engine::spec::{MemoryAction as Wanted, Victim};
 
-/// What climbs slowly may stay above the line for as long as its climb took, while it is below this share of the way from there to
-/// `hard_above`: a garbage collector that is going to turn looks like a leak until it does.
+/// What climbs may climb to this share of the way from the line to `hard_above`, at the pace it came with: a garbage collector that is
+/// going to turn looks like a leak until it does. What has not come so far by then has settled, and is above the line to stay.
 const PATIENCE_ROOM: f64 = 0.8;
+/// One that has been restarted for having come so far may go farther the next time, by so much: it may be one that settles a little higher.
+const PATIENCE_MORE_ROOM: f64 = 0.1;
 /// An instance above a line of its own has nothing above it that would catch it: it gets this share of its climb...
 const PATIENCE_OF_CLIMB: f64 = 0.4;
 /// ...but not longer than so many times `confirm`.
@@ -137,10 +139,15 @@ impl Guard {
         let patience = culprit.map_or(0, |track| track.patience);
         let flat = culprit.is_some_and(|track| is_flat(now, track));
         let signalled = self.tracks.iter().filter_map(|track| track.signalled.filter(|(run, _)| *run == track.run)).map(|(_, at)| at).max();
-        let room = self.lines.map_or(0.0, |lines| {
-            float(lines.hard.saturating_sub(lines.restart)).mul_add(PATIENCE_ROOM, float(lines.restart))
+        let climb = self.lines.map_or(Duration::ZERO, |lines| {
+            let share = f64::from(patience).mul_add(PATIENCE_MORE_ROOM, PATIENCE_ROOM).min(1.0);
+            let room = float(lines.hard.saturating_sub(lines.restart)) * share;
+            if float(self.hard) >= float(lines.restart) + room {
+                return Duration::ZERO;
+            }
+            let pieces = room / float(lines.restart.saturating_sub(lines.rearm)).max(1.0);
+            Duration::try_from_secs_f64(above.climb.as_secs_f64() * pieces).unwrap_or(PATIENCE_END)
         });
-        let climb = if float(self.hard) < room { above.climb } else { Duration::ZERO };
         let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat, patience);
         match signalled {
             // What the signal was for gets time to help.
