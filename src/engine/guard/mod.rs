@@ -465,9 +465,7 @@ impl Guard {
         if !self.crossed {
             self.crossed = true;
             // What the last bit of the way below the line took: so long was it worth `REARM` of the limit.
-            let step = (lines.limit / 100).max(1);
-            let slot = usize::try_from(lines.rearm / step).unwrap_or(usize::MAX).saturating_sub(1);
-            let climb = self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at));
+            let climb = self.not_below(now, lines.rearm);
             let entered = self.above.map_or(now, |above| above.entered);
             self.above = Some(Above { since: now, entered, climb, peak: self.hard });
             self.account_at = now;
@@ -475,6 +473,13 @@ impl Guard {
         if let Some(above) = &mut self.above {
             above.peak = above.peak.max(self.hard);
         }
+    }
+
+    /// For how long it has not been below that, to the nearest hundredth of the limit.
+    fn not_below(&self, now: Timestamp, size: u64) -> Duration {
+        let step = self.lines.map_or(1, |lines| (lines.limit / 100).max(1));
+        let slot = usize::try_from(size / step).unwrap_or(usize::MAX).saturating_sub(1);
+        self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at))
     }
 
     fn acted_since(&self, since: Timestamp) -> bool {

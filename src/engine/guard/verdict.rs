@@ -33,10 +33,10 @@ const PATIENCE_END: Duration = Duration::from_secs(3_600);
 const AS_HIGH: f64 = 1.02;
 /// A forecast counts within this share of the limit below the hard line: bursts that turn before need no restart.
 const FORECAST_ROOM: f64 = 0.03;
-/// At the present rate the hard line is so near, in seconds. A service that has been restarted for a forecast gets a third of that the
-/// next time, and so on until it has really crossed the line: it may be one that would have settled just below.
+/// At the present rate the hard line is so near, in seconds. A service that has been restarted for a forecast gets so many times less
+/// the next time, until it has really crossed the line: it may be one that would have settled just below.
 const FORECAST: f64 = 3.0;
-const FORECAST_LESS: f64 = 3.0;
+const FORECAST_LESS: f64 = 10.0;
 /// That rate is taken over so long.
 const TREND: Duration = Duration::from_secs(1);
 /// Looks in a row at the hard line.
@@ -111,8 +111,10 @@ impl Guard {
             return Some(Rule::Hard);
         }
         let slope = self.trend(now, lines);
-        let forecasts = i32::try_from(self.culprit().map_or(0, |track| track.forecasts).min(4)).unwrap_or(4);
+        let culprit = self.culprit();
+        let forecasts = i32::try_from(culprit.map_or(0, |track| track.forecasts).min(2)).unwrap_or(2);
         if slope > 0.0
+            && !culprit.is_some_and(has_been_there)
             && self.hard >= lines.hard.saturating_sub(part(lines.limit, FORECAST_ROOM))
             && float(lines.hard.saturating_sub(self.hard)) / slope < FORECAST / FORECAST_LESS.powi(forecasts)
         {
@@ -143,7 +145,9 @@ impl Guard {
             let share = f64::from(patience).mul_add(PATIENCE_MORE_ROOM, PATIENCE_ROOM).min(1.0);
             let room = float(lines.hard.saturating_sub(lines.restart)) * share;
             if float(self.hard) >= float(lines.restart) + room {
-                return Duration::ZERO;
+                // From there on it has `confirm` to settle.
+                let high_for = self.not_below(now, bytes(float(lines.restart) + room));
+                return now.since(above.since).saturating_sub(high_for).saturating_add(self.policy.confirm);
             }
             let pieces = room / float(lines.restart.saturating_sub(lines.rearm)).max(1.0);
             Duration::try_from_secs_f64(above.climb.as_secs_f64() * pieces).unwrap_or(PATIENCE_END)
@@ -322,7 +326,8 @@ impl Guard {
             return true;
         }
         if !settles_again(now, track) {
-            return false;
+            // It may still do so a little higher.
+            return has_been_there(track) && !track.signalled.is_some_and(|(run, _)| run == track.run);
         }
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
@@ -486,7 +491,8 @@ impl Guard {
             return None;
         }
         track.restarted_at = Some(now);
-        track.restarted_with = share.estimate;
+        // One that went on growing has shown nothing but that.
+        track.restarted_with = if matches!(rule, Rule::Held | Rule::Own) { share.estimate } else { 0 };
         self.count(rule);
         let kill = rule == Rule::Emergency;
         self.acting = Some(Acting { run: chosen.run, rule, killed_at: kill.then_some(now) });
@@ -629,6 +635,11 @@ fn is_flat(now: Timestamp, track: &Track) -> bool {
     }
     let even = float(share.estimate) * window.as_secs_f64() / age.as_secs_f64();
     float(share.estimate.saturating_sub(mark.bytes)) < even * FLAT
+}
+
+/// It held as much when it was restarted for staying above the line.
+fn has_been_there(track: &Track) -> bool {
+    track.share.is_some_and(|share| float(share.estimate) <= float(track.restarted_with) * AS_HIGH)
 }
 
 /// It was restarted for this lately, and is back without growing any more.
