@@ -122,9 +122,9 @@ fn line(cost: &Cost, calls: &Calls, seconds: u64) -> String {
 fn while_little_is_used_one_small_read_answers_for_all() {
     let stage = many();
     let pid = stage.pid();
-    let cost = measure(pid, Duration::from_secs(5));
-    let calls = watch(pid, Duration::from_secs(5));
-    println!("{}", line(&cost, &calls, 5));
+    let cost = measure(pid, Duration::from_secs(4));
+    let calls = watch(pid, Duration::from_secs(3));
+    println!("{}", line(&cost, &calls, 4));
     assert!(calls.reads > 5, "the guard reads the counter: {calls:?}");
     assert!(!calls.opens.iter().any(|line| line.contains("smaps")), "{calls:?}");
     // Ten a second is what the time to the limit asks for; whatever else happens is a few a second.
@@ -174,7 +174,7 @@ fn check_closest(time: Duration, still_kib: u64) {
 
 #[test]
 fn close_to_the_line_it_looks_often_and_does_not_grow() {
-    check_closest(Duration::from_secs(5), STILL_KIB);
+    check_closest(Duration::from_secs(3), STILL_KIB);
 }
 
 #[test]
