@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::history::AGES;
 use super::{
-    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, NOISE, Returned, TRY_AGAIN, Track,
-    bytes, float, is_up, part, told,
+    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, NOISE, Returned, TRY_AGAIN,
+    Track, bytes, float, is_up, part, told,
 };
 use crate::engine::Timestamp;
 use crate::engine::event::{Action, RunId};
@@ -137,9 +137,8 @@ impl Guard {
         let patience = culprit.map_or(0, |track| track.patience);
         let flat = culprit.is_some_and(|track| is_flat(now, track));
         let signalled = self.tracks.iter().filter_map(|track| track.signalled.filter(|(run, _)| *run == track.run)).map(|(_, at)| at).max();
-        let room = self.lines.map_or(0.0, |lines| {
-            float(lines.hard.saturating_sub(lines.restart)).mul_add(PATIENCE_ROOM, float(lines.restart))
-        });
+        let room =
+            self.lines.map_or(0.0, |lines| float(lines.hard.saturating_sub(lines.restart)).mul_add(PATIENCE_ROOM, float(lines.restart)));
         let climb = if float(self.hard) < room { above.climb } else { Duration::ZERO };
         let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat, patience);
         match signalled {
