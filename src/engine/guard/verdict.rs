@@ -328,7 +328,7 @@ impl Guard {
         }
         if !settles_again(now, track) {
             // It may still do so a little higher.
-            return has_been_there(track) && !track.signalled.is_some_and(|(run, _)| run == track.run);
+            return has_been_there(track) && track.signalled.is_none_or(|(run, _)| run != track.run);
         }
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
