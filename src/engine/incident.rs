@@ -532,6 +532,7 @@ impl Engine {
             | MemoryNotice::Readable(_)
             | MemoryNotice::Method { .. }
             | MemoryNotice::Near { .. }
+            | MemoryNotice::GraceOver { .. }
             | MemoryNotice::Receded { .. } => return,
         };
         self.push_incident(now, what);

@@ -288,6 +288,15 @@ pub enum MemoryNotice {
         /// Its own line.
         own: bool,
     },
+    /// The grace period of a run that is being ended is over early, for want of memory: SIGKILL follows.
+    GraceOver {
+        /// Which run.
+        run: RunId,
+        /// The container's hard memory.
+        hard: u64,
+        /// The limit in force.
+        limit: u64,
+    },
     /// Back below the line.
     Receded {
         /// The container's hard memory.

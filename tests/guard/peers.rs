@@ -135,8 +135,8 @@ fn firstmate(guard: Guard, base: Option<f64>) -> Trial {
 #[test]
 fn under_monit_the_kernel_kills_what_the_guard_restarts() {
     let peer = monit("120s").expect("there is no monit; run `tests/setup packages` or `tests/guard/peers monit`");
-    assert_eq!(report(&peer, &[("1s", "60%")]), 1);
-    cell::run_and_judge(&[firstmate(Guard::Default, Some(60.0))]);
+    assert_eq!(report(&peer, &[("1s", "70%")]), 1);
+    cell::run_and_judge(&[firstmate(Guard::Default, Some(70.0))]);
 }
 
 /// Where a peer cannot be installed its line says so, in the table as well.

@@ -341,6 +341,13 @@ impl Stage {
         std::fs::write(self.directory.0.join(name), "").unwrap();
     }
 
+    /// Waits until firstmate itself has said something that contains this.
+    #[track_caller]
+    pub fn told(&self, part: &str) -> Line {
+        let found = self.log.line(PATIENCE, |line| line.name == "firstmate" && line.text.contains(part));
+        found.unwrap_or_else(|why| panic!("firstmate did not say `{part}` ({why:?}):\n{}", self.log.tail()))
+    }
+
     /// The answer of its control socket, while it has one.
     pub fn try_status(&self) -> Result<Status, String> {
         let ask = || {

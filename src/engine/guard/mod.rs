@@ -129,7 +129,7 @@ struct Above {
     since: Timestamp,
     /// When it was well below for the last time.
     entered: Timestamp,
-    /// How long the way up took, at the pace of its second half.
+    /// How long the last bit of the way up took.
     climb: Duration,
     /// The highest since.
     peak: u64,
@@ -215,9 +215,7 @@ pub(super) struct Guard {
     history: History,
     /// When hard was last below each hundredth of the limit.
     below: [Timestamp; 100],
-    /// The lowest since it last went below the line.
-    trough: u64,
-    /// It has crossed the line since; the counters' noise is no crossing.
+    /// The last look was above the line.
     crossed: bool,
     above: Option<Above>,
     /// Looks in a row at or above the hard line.
@@ -262,7 +260,6 @@ impl Guard {
             exact: None,
             history: History::new(now, 0),
             below: [now; 100],
-            trough: u64::MAX,
             crossed: false,
             above: None,
             over_hard: 0,
@@ -444,13 +441,9 @@ impl Guard {
 
     /// Below the line, though perhaps not for long: what stays there is not above it.
     fn follow_below(&mut self, now: Timestamp, lines: &Lines, out: &mut Vec<Action>) {
-        let noise = part(lines.limit, NOISE);
-        if self.crossed && self.hard < lines.restart.saturating_sub(noise) {
-            self.crossed = false;
-            self.trough = self.hard;
-        }
-        self.trough = self.trough.min(self.hard);
+        self.crossed = false;
         let Some(mut above) = self.above else { return };
+        let noise = part(lines.limit, NOISE);
         let by_itself = self.acting.is_none() && !self.acted_since(above.since) && self.ended_at.is_none_or(|at| at < above.since);
         if by_itself && above.peak > lines.restart.saturating_add(noise) && self.hard < lines.restart.saturating_sub(noise) {
             self.returned.peak = self.returned.peak.max(above.peak);
@@ -471,18 +464,22 @@ impl Guard {
     fn follow_above(&mut self, now: Timestamp, lines: &Lines) {
         if !self.crossed {
             self.crossed = true;
-            // Twice the way from half-way up, so that a long quiet time before does not count.
-            let half = self.trough.saturating_add(lines.restart) / 2;
-            let step = (lines.limit / 100).max(1);
-            let slot = usize::try_from(half / step).unwrap_or(usize::MAX).min(self.below.len().saturating_sub(1));
-            let since_half = self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at));
+            // What the last bit of the way below the line took: so long was it worth `REARM` of the limit.
+            let climb = self.not_below(now, lines.rearm);
             let entered = self.above.map_or(now, |above| above.entered);
-            self.above = Some(Above { since: now, entered, climb: since_half.saturating_mul(2), peak: self.hard });
+            self.above = Some(Above { since: now, entered, climb, peak: self.hard });
             self.account_at = now;
         }
         if let Some(above) = &mut self.above {
             above.peak = above.peak.max(self.hard);
         }
+    }
+
+    /// For how long it has not been below that, to the nearest hundredth of the limit.
+    fn not_below(&self, now: Timestamp, size: u64) -> Duration {
+        let step = self.lines.map_or(1, |lines| (lines.limit / 100).max(1));
+        let slot = usize::try_from(size / step).unwrap_or(usize::MAX).saturating_sub(1);
+        self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at))
     }
 
     fn acted_since(&self, since: Timestamp) -> bool {

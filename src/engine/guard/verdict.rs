@@ -14,9 +14,11 @@ use crate::engine::instance::Instance;
 use crate::engine::memory::{Act, Acted, Helpless, MemoryAction, MemoryNotice, Rule};
 use crate::engine::spec::{MemoryAction as Wanted, Victim};
 
-/// What climbs slowly may stay above the line for as long as its climb took, while it is below this share of the way from there to
-/// `hard_above`: a garbage collector that is going to turn looks like a leak until it does.
+/// What climbs may climb to this share of the way from the line to `hard_above`, at the pace it came with: a garbage collector that is
+/// going to turn looks like a leak until it does. What has not come so far by then has settled, and is above the line to stay.
 const PATIENCE_ROOM: f64 = 0.8;
+/// One that has been restarted for having come so far may go farther the next time, by so much: it may be one that settles a little higher.
+const PATIENCE_MORE_ROOM: f64 = 0.1;
 /// An instance above a line of its own has nothing above it that would catch it: it gets this share of its climb...
 const PATIENCE_OF_CLIMB: f64 = 0.4;
 /// ...but not longer than so many times `confirm`.
@@ -31,10 +33,10 @@ const PATIENCE_END: Duration = Duration::from_secs(3_600);
 const AS_HIGH: f64 = 1.02;
 /// A forecast counts within this share of the limit below the hard line: bursts that turn before need no restart.
 const FORECAST_ROOM: f64 = 0.03;
-/// At the present rate the hard line is so near, in seconds. A service that has been restarted for a forecast gets a third of that the
-/// next time, and so on until it has really crossed the line: it may be one that would have settled just below.
+/// At the present rate the hard line is so near, in seconds. A service that has been restarted for a forecast gets so many times less
+/// the next time, until it has really crossed the line: it may be one that would have settled just below.
 const FORECAST: f64 = 3.0;
-const FORECAST_LESS: f64 = 3.0;
+const FORECAST_LESS: f64 = 10.0;
 /// That rate is taken over so long.
 const TREND: Duration = Duration::from_secs(1);
 /// Looks in a row at the hard line.
@@ -109,8 +111,10 @@ impl Guard {
             return Some(Rule::Hard);
         }
         let slope = self.trend(now, lines);
-        let forecasts = i32::try_from(self.culprit().map_or(0, |track| track.forecasts).min(4)).unwrap_or(4);
+        let culprit = self.culprit();
+        let forecasts = i32::try_from(culprit.map_or(0, |track| track.forecasts).min(2)).unwrap_or(2);
         if slope > 0.0
+            && !culprit.is_some_and(has_been_there)
             && self.hard >= lines.hard.saturating_sub(part(lines.limit, FORECAST_ROOM))
             && float(lines.hard.saturating_sub(self.hard)) / slope < FORECAST / FORECAST_LESS.powi(forecasts)
         {
@@ -137,9 +141,17 @@ impl Guard {
         let patience = culprit.map_or(0, |track| track.patience);
         let flat = culprit.is_some_and(|track| is_flat(now, track));
         let signalled = self.tracks.iter().filter_map(|track| track.signalled.filter(|(run, _)| *run == track.run)).map(|(_, at)| at).max();
-        let room =
-            self.lines.map_or(0.0, |lines| float(lines.hard.saturating_sub(lines.restart)).mul_add(PATIENCE_ROOM, float(lines.restart)));
-        let climb = if float(self.hard) < room { above.climb } else { Duration::ZERO };
+        let climb = self.lines.map_or(Duration::ZERO, |lines| {
+            let share = f64::from(patience).mul_add(PATIENCE_MORE_ROOM, PATIENCE_ROOM).min(1.0);
+            let room = float(lines.hard.saturating_sub(lines.restart)) * share;
+            if float(self.hard) >= float(lines.restart) + room {
+                // From there on it has `confirm` to settle.
+                let high_for = self.not_below(now, bytes(float(lines.restart) + room));
+                return now.since(above.since).saturating_sub(high_for).saturating_add(self.policy.confirm);
+            }
+            let pieces = room / float(lines.restart.saturating_sub(lines.rearm)).max(1.0);
+            Duration::try_from_secs_f64(above.climb.as_secs_f64() * pieces).unwrap_or(PATIENCE_END)
+        });
         let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat, patience);
         match signalled {
             // What the signal was for gets time to help.
@@ -315,7 +327,8 @@ impl Guard {
             return true;
         }
         if !settles_again(now, track) {
-            return false;
+            // It may still do so a little higher.
+            return has_been_there(track) && track.signalled.is_none_or(|(run, _)| run != track.run);
         }
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
@@ -396,6 +409,7 @@ impl Guard {
                 if acting.rule != Rule::Emergency {
                     self.count(Rule::Emergency);
                 }
+                out.push(told(MemoryNotice::GraceOver { run: acting.run, hard: self.hard, limit: lines.limit }));
                 Some(Decision::Kill(acting.run))
             }
             // It is on its way out, and another one grows.
@@ -479,7 +493,8 @@ impl Guard {
             return None;
         }
         track.restarted_at = Some(now);
-        track.restarted_with = share.estimate;
+        // One that went on growing has shown nothing but that.
+        track.restarted_with = if matches!(rule, Rule::Held | Rule::Own) { share.estimate } else { 0 };
         self.count(rule);
         let kill = rule == Rule::Emergency;
         self.acting = Some(Acting { run: chosen.run, rule, killed_at: kill.then_some(now) });
@@ -622,6 +637,11 @@ fn is_flat(now: Timestamp, track: &Track) -> bool {
     }
     let even = float(share.estimate) * window.as_secs_f64() / age.as_secs_f64();
     float(share.estimate.saturating_sub(mark.bytes)) < even * FLAT
+}
+
+/// It held as much when it was restarted for staying above the line.
+fn has_been_there(track: &Track) -> bool {
+    track.share.is_some_and(|share| float(share.estimate) <= float(track.restarted_with) * AS_HIGH)
 }
 
 /// It was restarted for this lately, and is back without growing any more.

@@ -228,12 +228,14 @@ impl Worker {
         }
     }
 
-    /// `None` when one of its processes cannot be read, or the budget is spent.
+    /// `None` when one of its processes cannot be read, when the budget is spent, and when none of them is there any more: who came since
+    /// is not in the list.
     fn measure(&mut self, job: &Job, begun: Instant) -> Option<Pss> {
         if job.processes.iter().any(|process| self.refused.contains_key(process)) {
             return None;
         }
         let mut sum = 0_u64;
+        let mut read = false;
         let mut method = MemoryMethod::Pss;
         for &(pid, started) in &job.processes {
             if begun.elapsed() > BUDGET {
@@ -241,6 +243,7 @@ impl Worker {
             }
             match self.read(pid, started) {
                 Answer::Holds { bytes, as_user } => {
+                    read = true;
                     sum = sum.saturating_add(bytes);
                     if as_user {
                         method = MemoryMethod::PssAsUser;
@@ -254,7 +257,7 @@ impl Worker {
                 Answer::Failed => return None,
             }
         }
-        Some(Pss { bytes: sum, method })
+        read.then_some(Pss { bytes: sum, method })
     }
 
     fn read(&mut self, pid: u32, started: u64) -> Answer {
@@ -464,8 +467,9 @@ mod tests {
         std::fs::write(proc.rollup(), ROLLUP).unwrap();
         meter.measure(vec![proc.job(0), Job { run: run(1), processes: vec![(proc.own.0, proc.own.1 + 1)] }], true);
         assert_eq!(answer(&receiver), (run(0), None), "it is known to be refused");
-        let (of, pss) = answer(&receiver);
-        assert_eq!((of, pss.map(|pss| pss.bytes)), (run(1), Some(0)), "whom this process has succeeded is gone");
+        assert_eq!(answer(&receiver), (run(1), None), "whom this process has succeeded is gone, and nobody is left");
+        meter.measure(vec![Job { run: run(2), processes: Vec::new() }], true);
+        assert_eq!(answer(&receiver), (run(2), None), "nobody holds what nobody was read of");
     }
 
     #[test]
