@@ -20,7 +20,7 @@ pub(super) const AGES: [Duration; 8] = [
 ];
 
 /// What begins grows, whatever it is: what it held at this age is not counted as grown...
-const BEGUN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const BEGUN_AFTER: Duration = Duration::from_secs(1);
 /// ...and once it has this age, nor is what it held then.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// One that has grown by more than this part of it since then has not settled.
@@ -95,6 +95,12 @@ impl History {
         record.max(self.usual)
     }
 
+    /// When it is to be looked at, so that it is known what it held when it had begun; `None` once that is known. Whoever is looked at later
+    /// may have begun to leak by then, and would be thought to have begun with that.
+    pub(super) fn begins_at(&self) -> Option<Timestamp> {
+        self.begun.is_none().then(|| self.born.after(BEGUN_AFTER))
+    }
+
     /// The largest it had been when it had begun, or usually is.
     pub(super) fn begun(&self) -> u64 {
         self.begun.unwrap_or_default().max(self.usual)
@@ -122,6 +128,16 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_begins_is_to_be_looked_at_once_when_it_has_begun() {
+        let mut history = History::new(at(500), 0);
+        assert_eq!(history.begins_at(), Some(at(1_500)));
+        history.push(at(1_200), 7);
+        assert_eq!(history.begins_at(), Some(at(1_500)));
+        history.push(at(1_500), 8);
+        assert_eq!((history.begins_at(), history.begun()), (None, 8));
+    }
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_nanos(ms * 1_000_000)
