@@ -15,7 +15,7 @@ mod verbs;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,9 @@ use tokio::sync::mpsc;
 
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
-use crate::engine::{Action, Engine, Event, LaunchError, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp};
+use crate::engine::{
+    Action, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
+};
 use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::output::{Streams, class_of};
@@ -121,6 +123,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// What was measured aside.
+    Memory(MemoryEvent),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
 }
@@ -277,6 +281,7 @@ impl Supervisor {
                     self.events.push_back(event);
                 }
             }
+            Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();
@@ -326,6 +331,7 @@ impl Supervisor {
             }
             Action::KillTree { run } => {
                 self.sends_kill(run);
+                self.memory.kill_cgroup(run);
                 let sent = self.trees.kill_tree(run);
                 self.tell_refused(run, &sent);
                 self.check_cleared(run);
@@ -367,7 +373,17 @@ impl Supervisor {
         };
         let name = self.output.instance_name(run.instance);
         self.environments.prepare(run, name, service, &self.trees)?;
-        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj)
+        let cgroup = match self.memory.create_cgroup(run, name) {
+            None => None,
+            Some(Ok(directory)) => Some(directory),
+            Some(Err(refusal)) => {
+                let text = format!("{name} gets no cgroup of its own: {refusal}");
+                self.output.say(Level::Warn, &text);
+                None
+            }
+        };
+        let cgroup = cgroup.as_ref().map(AsFd::as_fd);
+        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj, cgroup)
     }
 
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
@@ -421,7 +437,10 @@ impl Supervisor {
         let Some(launch) = &known.launch else { return };
         match spawn::read_launch(launch.as_fd()) {
             LaunchProgress::Pending => return,
-            LaunchProgress::Executed => self.events.push_back(Event::Executed { run }),
+            LaunchProgress::Executed => {
+                self.memory.joined(run, known.pid);
+                self.events.push_back(Event::Executed { run });
+            }
             LaunchProgress::Failed(error) => known.failed = Some(error),
         }
         if let Some(launch) = known.launch.take() {
@@ -514,6 +533,7 @@ impl Supervisor {
     fn finish(&mut self, run: RunId) {
         self.clearing.remove(&run);
         self.trees.forget(run);
+        self.memory.run_over(run);
         let Some(known) = self.runs.remove(&run) else { return };
         let output = &mut self.output;
         for token in known.streams.into_iter().flatten() {
@@ -569,7 +589,14 @@ impl Supervisor {
 }
 
 /// Starts a program as one of the service's: its main process or a probe.
-fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, own: i32) -> Result<Spawned, LaunchError> {
+fn start(
+    service: &Service,
+    argv: &[OsString],
+    env: &Environment,
+    stdio: Stdio,
+    own: i32,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Spawned, LaunchError> {
     let launch = &service.launch;
     let oom_score_adj = match launch.oom_score_adj {
         Some(value) => OomScoreAdj::Exactly(value),
@@ -587,6 +614,7 @@ fn start(service: &Service, argv: &[OsString], env: &Environment, stdio: Stdio, 
         limits: &launch.limits,
         stdio,
         placement: Placement::Session,
+        cgroup,
     })
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::backoff::Rng;
 use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
 use super::guard::{Decision, Guard, May};
+use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::MemoryEvent;
-use super::spec::{Condition, Dependency, Kind, Service, ServiceId, Spec};
+use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, Spec, Victim};
 use super::{Outcome, Timestamp};
 
 /// Kept free at the end of `stop_timeout` for SIGKILL, the last reaping and the last log line.
@@ -23,6 +24,7 @@ pub struct Engine {
     pub(super) instances: Vec<Instance>,
     pub(super) phase: Phase,
     pub(super) guard: Guard,
+    pub(super) journal: Journal,
     stop_timeout: Duration,
     drain: Duration,
     rng: Rng,
@@ -95,7 +97,12 @@ impl Engine {
         }
         let dependencies_first = dependencies_first(&services);
         let guarded = instances.iter().map(|instance| {
-            let policy = services.get(instance.id.service.0).map(|entry| entry.service.memory).unwrap_or_default();
+            let service = services.get(instance.id.service.0).map(|entry| &entry.service);
+            let mut policy = service.map(|service| service.memory).unwrap_or_default();
+            // What is not started again is not restarted either, only ended.
+            if policy.victim == Victim::Auto && service.is_some_and(|service| service.restart == Restart::Never) {
+                policy.victim = Victim::Last;
+            }
             (instance.id, policy)
         });
         let guard = Guard::new(spec.memory, guarded, now);
@@ -104,6 +111,7 @@ impl Engine {
             instances,
             phase: Phase::Serving,
             guard,
+            journal: Journal::default(),
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
@@ -181,11 +189,14 @@ impl Engine {
         if matches!(self.phase, Phase::Ended { .. }) {
             return;
         }
+        let witness = self.witness(now, &event);
+        let before = out.len();
         let consequence = self.take(now, event, out);
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
         self.tick(now, out);
         self.reconcile(now, out);
+        self.record(now, witness, out.get(before..).unwrap_or_default());
     }
 
     /// News of memory, and what the guard makes of it.

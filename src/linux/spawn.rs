@@ -218,6 +218,9 @@ pub struct Request<'a> {
     pub stdio: Stdio,
     /// Session and process group.
     pub placement: Placement,
+    /// The directory of the cgroup (v2) to be in. Where it cannot be entered the program runs all the same, in firstmate's own:
+    /// [`super::memory::delegated::Cgroups::joined`] tells.
+    pub cgroup: Option<BorrowedFd<'a>>,
 }
 
 /// A process that exists and is on its way to its program.
@@ -297,6 +300,7 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         ignored: ignored(),
         stdio: request.stdio,
         placement: request.placement,
+        cgroup: request.cgroup.map(|directory| directory.as_raw_fd()),
         launch: launch.write.as_raw_fd(),
         stdout: stdout.as_ref().map(|pipe| pipe.write.as_raw_fd()),
         stderr: stderr.as_ref().map(|pipe| pipe.write.as_raw_fd()),
@@ -429,6 +433,7 @@ struct Plan<'a> {
     ignored: u64,
     stdio: Stdio,
     placement: Placement,
+    cgroup: Option<RawFd>,
     launch: RawFd,
     stdout: Option<RawFd>,
     stderr: Option<RawFd>,
@@ -465,6 +470,18 @@ fn set_oom_score_adj(wanted: Option<(&[u8], bool)>) -> Result<(), Failure<'_>> {
     if must { result } else { Ok(()) }
 }
 
+/// Moves this process there; see "Processes" in the kernel's Documentation/admin-guide/cgroup-v2.rst: 0 is whoever writes.
+fn enter_cgroup(directory: RawFd) {
+    // SAFETY: strings of the lengths said; what is opened is closed.
+    unsafe {
+        let fd = libc::openat(directory, c"cgroup.procs".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if fd != -1 {
+            libc::write(fd, c"0".as_ptr().cast(), 1);
+            libc::close(fd);
+        }
+    }
+}
+
 /// The result of a raw call: -1 is a failure with the present errno.
 fn check<'a, T: PartialEq + From<i8>>(result: T, stage: Stage, what: &'a [u8]) -> Result<T, Failure<'a>> {
     if result == T::from(-1) { Err(Failure::last(stage, what)) } else { Ok(result) }
@@ -495,6 +512,10 @@ impl Plan<'_> {
     }
 
     fn steps(&mut self, launch: &mut RawFd) -> Result<Infallible, Failure<'_>> {
+        // As whoever firstmate is, and before anything is taken that should be counted there.
+        if let Some(directory) = self.cgroup {
+            enter_cgroup(directory);
+        }
         match self.placement {
             // SAFETY: setsid has no arguments.
             Placement::Session => drop(check(unsafe { libc::setsid() }, Stage::Session, b"")?),

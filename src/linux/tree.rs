@@ -31,6 +31,8 @@ use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -413,19 +415,20 @@ impl Trees {
         children
     }
 
-    /// Replaces `children` by them.
-    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) {
+    /// Replaces `children` by them. Returns false when they cannot be read: there is no descriptor left.
+    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) -> bool {
         children.clear();
         if self.own_children.is_none() {
             self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
         }
-        let Some(file) = &mut self.own_children else { return };
+        let Some(file) = &mut self.own_children else { return false };
         self.text.clear();
         if file.seek(SeekFrom::Start(0)).and_then(|_| read_all(file, &mut self.text)).is_err() {
             // As good as not there; opened anew next time.
             self.own_children = None;
         }
         children.extend(self.text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        self.own_children.is_some()
     }
 
     /// Only where there is somebody to compare with: most runs end without.
@@ -643,20 +646,27 @@ impl Kin {
 }
 
 /// Appends the children of a process. Each thread has those it forked; see proc_tid_children(5).
-fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) {
+///
+/// Returns false when it was not the process's end that cut the list short: there is no descriptor left.
+fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) -> bool {
+    let mut whole = true;
     let mut of_thread = |thread: u32| {
         text.clear();
-        if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)).is_ok() {
-            children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        match File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)) {
+            Ok(()) => children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>)),
+            Err(error) => whole &= matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
         }
     };
     // With one thread, which the link count of the directory tells (2 and the threads), there is no need to list them.
     let tasks = format!("/proc/{pid}/task");
-    if std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3) {
+    let links = std::fs::metadata(&tasks).map(|tasks| tasks.nlink());
+    if links.as_ref().is_ok_and(|&links| links == 3) {
         of_thread(pid);
-    } else {
-        numbers_in(&tasks).into_iter().for_each(of_thread);
+        return whole;
     }
+    let threads = numbers_in(&tasks);
+    threads.iter().copied().for_each(of_thread);
+    whole && (links.is_err() || !threads.is_empty())
 }
 
 /// As `read_to_end`, which asks for the size first: a file in /proc has none.
@@ -701,6 +711,13 @@ fn read_stat(pid: u32) -> Option<Stat> {
     parse_stat(buffer.get(..length)?)
 }
 
+/// When a process started, in clock ticks after boot; `None` when there is none of that number.
+pub(super) fn start_time(proc: &Path, pid: u32) -> Option<u64> {
+    let mut buffer = [0_u8; 1024];
+    let length = File::open(proc.join(format!("{pid}/stat"))).and_then(|mut file| file.read(&mut buffer)).ok()?;
+    parse_stat(buffer.get(..length)?).map(|stat| stat.started)
+}
+
 /// See proc_pid_stat(5). The name in parentheses may hold anything, parentheses too; after it there are only letters and numbers.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
@@ -717,25 +734,34 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { ppid, session, started, lives, forked: flags & FORKED != 0 })
 }
 
-/// Opens /proc/PID/environ, if need be as the process's own user.
+fn open_environment(pid: u32) -> io::Result<File> {
+    open_private(Path::new("/proc"), pid, "environ").map(|(file, _)| file)
+}
+
+/// Opens a file of /proc/PID that tells of the process's memory, if need be as the process's own user: the second says whether.
 ///
 /// Under docker's default capabilities root may not look into the memory of other users' processes (there is no CAP_SYS_PTRACE), but
-/// those users may; see "Ptrace access mode checking" in ptrace(2). The file-system ids are this thread's alone.
-fn open_environment(pid: u32) -> io::Result<File> {
-    let path = format!("/proc/{pid}/environ");
+/// those users may; see "Ptrace access mode checking" in ptrace(2).
+///
+/// The file-system ids and the parent-death signal belong to the calling thread alone, and both are set back. Changing the ids also
+/// clears the dumpable flag, see prctl(2), and that one is the whole process's: whichever thread is here sets it to what it was when
+/// firstmate began, not to what it finds, which may be another thread's interlude. A child that is forked meanwhile has the
+/// ids of the thread that forked it, and gets a new flag from execve; until then it is as if it had changed its user already.
+pub(super) fn open_private(proc: &Path, pid: u32, name: &str) -> io::Result<(File, bool)> {
+    let directory = proc.join(pid.to_string());
+    let path = directory.join(name);
     let refused = match File::open(&path) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => error,
-        result => return result,
+        result => return result.map(|file| (file, false)),
     };
     // The directory belongs to the process's user; to root where the process let nobody look, and then there is no way.
-    let owner = std::fs::metadata(format!("/proc/{pid}"))?;
+    let owner = std::fs::metadata(&directory)?;
     if owner.uid() == nix::unistd::geteuid().as_raw() {
         return Err(refused);
     }
-    // SAFETY: numbers and one pointer to an int. The ids are set back to what they were before anything else is done. Changing them
-    // clears both the dumpable flag and the parent-death signal of this process (see prctl(2)), so these are set back too.
-    unsafe {
-        let dumpable = libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0);
+    let dumpable = own_dumpable();
+    // SAFETY: numbers and one pointer to an int. The ids are set back to what they were before anything else is done.
+    let result = unsafe {
         let mut death_signal: libc::c_int = 0;
         libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut death_signal, 0, 0, 0);
         let group = libc::syscall(libc::SYS_setfsgid, owner.gid());
@@ -746,7 +772,16 @@ fn open_environment(pid: u32) -> io::Result<File> {
         libc::prctl(libc::PR_SET_DUMPABLE, libc::c_long::from(dumpable), 0, 0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_long::from(death_signal), 0, 0, 0);
         result
-    }
+    };
+    result.map(|file| (file, true))
+}
+
+/// Whether firstmate's own memory may be looked into, as it was when that was first asked: before there was a second thread that changes
+/// its ids.
+pub(super) fn own_dumpable() -> libc::c_int {
+    static DUMPABLE: OnceLock<libc::c_int> = OnceLock::new();
+    // SAFETY: numbers only.
+    *DUMPABLE.get_or_init(|| unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) })
 }
 
 /// The whole content by one read, during which a process keeps its memory. Several would show the beginning only of one that exits

@@ -1,17 +1,24 @@
 //! The shell of the memory guard: reads what the engine asks for, and says what the kernel has counted.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::output::Output;
 use super::{Message, Owner, Supervisor};
 use crate::engine::event::earlier;
-use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp};
+use crate::engine::size::size;
+use crate::engine::status::LimitSource;
+use crate::engine::{Event, MemoryAction, MemoryEvent, Outcome, RunId, Signal, Timestamp, spec};
 use crate::linux::memory::account::Accountant;
+use crate::linux::memory::delegated::{Cgroups, Refusal};
 use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
-use crate::linux::memory::limit::{Files, Watch};
+use crate::linux::memory::limit::{Files, UsageOf, Watch};
+use crate::linux::memory::pss::{Job, Meter};
+use crate::linux::memory::steer::Steering;
 use crate::linux::memory::tmpfs;
-use crate::linux::memory::toll::{Toll, Unexplained};
+use crate::linux::memory::toll::{self, Toll, Unexplained};
 use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
@@ -32,15 +39,56 @@ pub(super) struct Memory {
     check_at: Timestamp,
     files: Files,
     accountant: Accountant,
+    meter: Meter,
+    steering: Steering,
+    /// Where each run has a cgroup of its own.
+    cgroups: Option<Cgroups>,
 }
 
 impl Memory {
-    /// Finds the limit. `configured` is `[memory] limit`.
-    pub(super) fn new(configured: Option<u64>) -> Self {
+    /// Finds the limit, and takes the cgroup over where that is asked for.
+    pub(super) fn new(spec: &spec::Memory, messages: &UnboundedSender<Message>, output: &mut Output) -> Self {
         let files = Files::default();
-        let mut watch = Watch::new(files.clone(), configured);
+        let mut watch = Watch::new(files.clone(), spec.limit);
+        // Before firstmate moves: what is the container's is told by its cgroup.
+        let accountant = Accountant::new();
+        let cgroups = if spec.cgroups { take_over(&files, &mut watch, output) } else { None };
         let toll = Toll::new(watch.counters().oom_kills());
-        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant: Accountant::new() }
+        let messages = messages.clone();
+        let meter = Meter::new(move |measured| {
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Memory(measured));
+        });
+        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant, meter, steering: Steering::default(), cgroups }
+    }
+
+    /// The cgroup of a run about to be started, to be entered by it.
+    pub(super) fn create_cgroup(&mut self, run: RunId, name: &str) -> Option<Result<OwnedFd, Refusal>> {
+        self.cgroups.as_mut().map(|cgroups| cgroups.create(run, name))
+    }
+
+    /// The run's program is running.
+    pub(super) fn joined(&mut self, run: RunId, pid: u32) {
+        if let Some(cgroups) = &mut self.cgroups {
+            // One that could not enter is known by its processes, as without cgroups.
+            let _ = cgroups.joined(run, pid);
+        }
+    }
+
+    /// SIGKILL to all of it, where that can be done at one blow.
+    pub(super) fn kill_cgroup(&self, run: RunId) {
+        if let Some(cgroups) = &self.cgroups {
+            // Before Linux 5.14 there is only the way that follows anyway.
+            let _ = cgroups.kill(run);
+        }
+    }
+
+    /// Nothing is left of the run.
+    pub(super) fn run_over(&mut self, run: RunId) {
+        self.steering.forget(run);
+        if let Some(cgroups) = &mut self.cgroups {
+            cgroups.remove(run);
+        }
     }
 }
 
@@ -48,6 +96,24 @@ impl Supervisor {
     /// The limit in force, told to the engine; and what ECS knows of it, asked where nothing else does.
     pub(super) fn begin_memory(&mut self) {
         self.events.push_back(Event::Memory(MemoryEvent::Limit(self.memory.watch.limit().cloned())));
+        let limit = self.memory.watch.limit();
+        if let (Some(limit), Some((visible, place))) = (limit, self.memory.watch.visible())
+            && limit.source == LimitSource::Configured
+            && limit.bytes > visible
+        {
+            let text = format!(
+                "`limit` in [memory] is {}, but the kernel allows {} ({place}) and kills there; take it out, or name less",
+                size(limit.bytes),
+                size(visible)
+            );
+            self.output.say(Level::Warn, &text);
+        }
+        if limit.is_some_and(|limit| limit.source == LimitSource::Configured) && self.memory.watch.usage_of() == UsageOf::Machine {
+            self.output.say(
+                Level::Warn,
+                "there is no cgroup to read, so `limit` in [memory] is compared with what the whole machine uses, other programs included",
+            );
+        }
         if self.memory.watch.oom_group() == Some(true) {
             self.output.say(
                 Level::Info,
@@ -122,10 +188,11 @@ impl Supervisor {
     pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
         let outcome = dead.outcome().clone();
         let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
+        let Memory { watch, toll, .. } = &mut self.memory;
         if outcome != Outcome::Signaled(Signal::KILL) {
+            toll.forget(dead.pid());
             return outcome;
         }
-        let Memory { watch, toll, .. } = &mut self.memory;
         let owners = &self.owners;
         let others = || {
             owners
@@ -136,7 +203,13 @@ impl Supervisor {
                 })
                 .collect()
         };
-        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), others, |pid| dead.also(pid));
+        let (oom, unexplained) = toll.judge(
+            dead.pid(),
+            run,
+            || watch.counters().oom_kills(),
+            others,
+            |pid| dead.also(pid).or_else(|| toll::is_being_killed(pid).then_some(Outcome::Signaled(Signal::KILL))),
+        );
         if let Some(unexplained) = unexplained {
             self.tell_unexplained(unexplained);
         }
@@ -154,13 +227,39 @@ impl Supervisor {
                 let limit = self.memory.watch.limit().map_or(u64::MAX, |limit| limit.bytes);
                 let mut accounts = self.memory.accountant.account(&mut self.trees, limit / LARGE_PART);
                 accounts.tmpfs = tmpfs::used(&self.memory.files);
+                if let Some(cgroups) = &self.memory.cgroups {
+                    for usage in &mut accounts.runs {
+                        usage.cgroup = cgroups.usage(usage.run);
+                    }
+                }
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
             }
-            MemoryAction::Measure { .. } => {}
-            MemoryAction::Steer { .. } => {}
-            MemoryAction::Brake { .. } => {}
+            MemoryAction::Measure { runs } => {
+                let job = |run: RunId| Job {
+                    run,
+                    processes: self.memory.accountant.processes(run).iter().map(|seen| (seen.pid, seen.started)).collect(),
+                };
+                let jobs = runs.into_iter().map(job).collect();
+                self.memory.meter.measure(jobs, false);
+            }
+            MemoryAction::Steer { run, prefer } => {
+                let refused = self.memory.steering.steer(&mut self.trees, run, prefer);
+                if let Some((pid, errno)) = refused.first() {
+                    let text = format!(
+                        "cannot make the kernel prefer {} should memory run out: oom_score_adj of pid {pid}: {}",
+                        self.output.instance_name(run.instance),
+                        std::io::Error::from_raw_os_error(*errno)
+                    );
+                    self.output.say(Level::Warn, &text);
+                }
+            }
+            MemoryAction::Brake { run } => {
+                if let Some(cgroups) = &self.memory.cgroups {
+                    let _ = cgroups.brake(run);
+                }
+            }
             MemoryAction::Signal { run, signal } => {
-                let sent = self.trees.signal(run, signal, crate::engine::spec::Scope::Main);
+                let sent = self.trees.signal(run, signal, spec::Scope::Main);
                 self.tell_refused(run, &sent);
             }
         }
@@ -170,6 +269,27 @@ impl Supervisor {
     pub(super) fn next_deadline(&self) -> Timestamp {
         let own = earlier(self.engine.borrow().next_deadline(), self.desk.next_deadline());
         own.map_or(self.memory.check_at, |own| own.min(self.memory.check_at))
+    }
+}
+
+/// A cgroup for each run, or one line that says why not.
+fn take_over(files: &Files, watch: &mut Watch, output: &mut Output) -> Option<Cgroups> {
+    match Cgroups::set_up(files) {
+        Ok(cgroups) => {
+            watch.moved_down(1);
+            output.say(Level::Info, &format!("each service has a cgroup of its own below {}", cgroups.container().display()));
+            if cgroups.oom_group_switched_off() {
+                output.say(
+                    Level::Info,
+                    "memory.oom.group was 1 and is 0 now: should the limit be reached, the kernel kills one service, not all",
+                );
+            }
+            Some(cgroups)
+        }
+        Err(refusal) => {
+            output.say(Level::Warn, &format!("services get no cgroups of their own (`cgroups` in [memory]): {refusal}"));
+            None
+        }
     }
 }
 

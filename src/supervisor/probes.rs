@@ -100,7 +100,7 @@ impl Probes {
             },
             Check::Exec(command) => {
                 let spawned = match environment
-                    .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj))
+                    .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj, None))
                 {
                     Ok(spawned) => spawned,
                     Err(error) => return failed(format!("cannot start the probe: {error}")),

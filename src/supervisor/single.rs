@@ -40,6 +40,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
         limits: &[],
         stdio: Stdio::Inherit,
         placement: Placement::Foreground,
+        cgroup: None,
     });
     let spawned = match spawned {
         Ok(spawned) => spawned,

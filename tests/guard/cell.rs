@@ -130,7 +130,7 @@ pub fn line(trial: &Trial, outcomes: &[Outcome]) -> String {
         span(outcomes.iter().filter_map(|outcome| outcome.asked_at)),
         span(outcomes.iter().map(|outcome| outcome.peak)).rsplit("..").next().unwrap_or("-"),
         sum(|outcome| u64::from(!outcome.others_kept)),
-        acts().filter(|act| act.killed).count(),
+        outcomes.iter().filter(|outcome| outcome.ended.contains("SIGKILL")).count(),
         rules(|outcome| outcome.rules.held),
         rules(|outcome| outcome.rules.forecast),
         rules(|outcome| outcome.rules.hard),

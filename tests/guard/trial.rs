@@ -70,7 +70,7 @@ pub struct Trial {
     /// Loops beside it, outside the cgroup.
     pub busy: u32,
     pub huge: bool,
-    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it a second or two to the line.
+    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it about a second to the line.
     pub base: Option<f64>,
     /// Words in front of firstmate's command; not in Docker.
     pub before: &'static [&'static str],
@@ -126,7 +126,6 @@ pub struct Act {
     pub victim: String,
     /// Hard memory at the decision, in percent of the limit.
     pub percent: f64,
-    pub killed: bool,
     pub text: String,
 }
 
@@ -173,7 +172,7 @@ impl Trial {
         match self.rate {
             Rate::Flat => 0.0,
             #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
-            Rate::PerSecond(rate) => (73.0 - (4.0 + rate * 1.5) / self.limit as f64 * 100.0).max(0.0),
+            Rate::PerSecond(rate) => (74.0 - (3.0 + rate) / self.limit as f64 * 100.0).max(0.0),
         }
     }
 
@@ -198,7 +197,7 @@ impl Trial {
             text,
             "[services.bystander]\ninstances = 2\ncommand = \"{leaker} limit={limit}MiB to={dir}/bystanders {BYSTANDER}\"\n{service}\n\
              [services.leaker]\ndepends_on = {{ bystander = \"started\" }}\nstop_timeout = \"30s\"\n{service}\n\
-             command = \"{leaker} leak limit={limit}MiB to={dir}/notes rate={rate} threads={threads} mark=1% base={base}% term={term} huge={huge}",
+             command = \"{leaker} leak limit={limit}MiB to={dir}/notes rate={rate} threads={threads} mark=0.25% base={base}% term={term} huge={huge}",
             service = self.service,
             rate = self.rate,
             threads = self.threads,
@@ -349,9 +348,25 @@ impl Notes {
 }
 
 impl Act {
-    /// Of a line in which firstmate tells of an act of the guard.
-    fn parse(text: &str) -> Option<Self> {
-        let _ = text;
-        None
+    /// Of a line in which firstmate tells of an act of the guard, such as `restarting web.1 for its memory, above 75%: it holds ...; 385.2 MiB of
+    /// 512 MiB (75.2%) in use, ...`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (head, rest) = text.split_once(" for its memory")?;
+        let (verb, victim) = head.split_once(' ')?;
+        if !["restarting", "killing", "sending"].contains(&verb) {
+            return None;
+        }
+        let used = rest.split_once("%) in use")?.0;
+        Some(Self { victim: victim.rsplit(' ').next()?.to_owned(), percent: used.rsplit('(').next()?.parse().ok()?, text: text.to_owned() })
     }
+}
+
+#[test]
+fn a_line_about_an_act_is_understood() {
+    let act = Act::parse(
+        "restarting leaker.1 for its memory, above 75%: it holds 185.7 MiB (72.6% of the limit, by bounds), growing by 96.1 MiB/s, after 1.9 s; \
+         192 MiB of 256 MiB (75.3%) in use, the kernel's OOM killer was about 391 ms away",
+    );
+    assert_eq!(act.map(|act| (act.victim, act.percent)), Some(("leaker.1".to_owned(), 75.3)));
+    assert_eq!(Act::parse("stopping leaker.1 with SIGTERM (memory), SIGKILL after 30 s"), None);
 }

@@ -56,13 +56,13 @@ stop_timeout = \"5s\"
     load.wait_for(100);
     let counted = load.finish();
     let (peak, memory, missing) = (watch.peak(), ground.memory(), ground.missing(&crew));
-    let acted: Vec<String> = ground.said().into_iter().filter(|line| line.starts_with("leaker.1")).collect();
+    let acted = ground.acted();
     report(
         2,
         &case,
         &ground,
         &format!(
-            "runs=1 chosen={} oom={} kept={}/{} answered={} lost={} rule={} peak={:.1}%",
+            "runs=1 chosen={} oom={} kept={}/{} answered={} lost={} rule={} decided={} peak={:.1}%",
             leaker.restarts.memory,
             memory.oom_kills,
             crew.len() - missing.len(),
@@ -70,6 +70,7 @@ stop_timeout = \"5s\"
             counted.answered,
             counted.lost,
             ground.rules(),
+            ground.decided(),
             ground.percent(peak),
         ),
     );

@@ -36,7 +36,7 @@ fn who_may_never_be_chosen_is_not_even_when_only_it_would_help() {
     grow(&ground, "more", 132);
     let said = until("it is told why nothing is done", || {
         let said = ground.said();
-        said.iter().find(|line| line.contains("never")).cloned().ok_or_else(|| ground.tail())
+        said.iter().find(|line| line.contains("`victim = \"never\"`")).cloned().ok_or_else(|| ground.tail())
     });
     ground.for_as_long_as(Duration::from_secs(3), || {});
     let percent = ground.percent(ground.memory().hard);

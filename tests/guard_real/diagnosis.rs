@@ -1,13 +1,11 @@
 //! Item 5: a death by the kernel's OOM killer is called one, and no other death is.
 
-use std::path::PathBuf;
-
 use firstmate::engine::status::InstanceStatus;
 
 use super::ground::{Ground, MIB, Place, matrix, report};
 use super::load::Load;
 use super::native::processes::{self, kill};
-use super::native::sandbox::{PATIENCE, until, within};
+use super::native::sandbox::{PATIENCE, until};
 use super::stack::{Wish, crew};
 
 const OFF: &str = "
@@ -15,85 +13,80 @@ const OFF: &str = "
 restart_above = \"off\"
 ";
 
-/// Services named so, each of which leaks flat out when its file is there and else waits.
+/// The kernel sometimes kills one more in the moment before the memory of the first has come back (measured on 6.18: in one case of three),
+/// and in a container of small processes that may be firstmate. This one comes before it, and after any leaker.
+const DECOY: &str = "
+[services.decoy]
+command = \"sleep 1000000\"
+oom_score_adj = 500
+backoff = { initial = \"10ms\", factor = 1.0, max = \"10ms\" }
+give_up_after = 100000
+essential = false
+";
+
+/// Services named so, each of which takes its file away once it is there and leaks flat out: one leak for each time the file is made.
 fn leakers(names: &[&str]) -> String {
     let service = |name: &&str| {
         format!(
             "
 [services.{name}]
-command = \"./leaker leak rate=max when=run/{name} mark=1GiB\"
+command = \"sh -c 'until rm run/{name} 2>/dev/null; do sleep 0.02; done; exec ./leaker leak rate=max mark=1GiB'\"
 backoff = {{ initial = \"10ms\", factor = 1.0, max = \"10ms\" }}
 give_up_after = 100000
 essential = false
 "
         )
     };
-    OFF.to_owned() + &names.iter().map(service).collect::<String>()
-}
-
-fn flag(ground: &Ground, name: &str) -> PathBuf {
-    ground.path().join("run").join(name)
+    format!("{OFF}{DECOY}{}", names.iter().map(service).collect::<String>())
 }
 
 fn state(ground: &Ground, name: &str) -> InstanceStatus {
     until("the status is told", || ground.instance(&format!("{name}.1")))
 }
 
-/// Waits until the leaker of this service waits for its file.
-fn wait_until_quiet(ground: &Ground, name: &str) {
-    until("it is up again", || {
-        let one = ground.instance(&format!("{name}.1"))?;
-        let log = ground.log();
-        // Each run says that it is quiet before it waits.
-        let quiet = log.lines().filter(|line| line.contains(&format!(" {name}.1 out | leaker quiet"))).count();
-        if one.pid.is_some() && quiet >= one.run as usize { Ok(()) } else { Err(format!("{one:?}\n{}", ground.tail())) }
-    });
+/// How many OOM kills firstmate says there were, and how many deaths of services it calls by that name.
+fn told(ground: &Ground) -> (u64, u64) {
+    let status = until("the status is told", || ground.status());
+    let called = status.services.iter().flat_map(|service| &service.instances).map(|one| u64::from(one.restarts.oom)).sum();
+    (status.memory.map_or(0, |memory| memory.oom_kills), called)
 }
 
 /// One kill after the other, alternately by the kernel and from outside.
 fn one_by_one(place: Place, times: u32) {
     let ground = Ground::plain(place, "diagnosis", 64 * MIB, &leakers(&["leaker"]), false);
-    let (mut right, mut outside) = (0, 0);
+    let replaced = |run: u32| ground.wait_for("leaker.1", PATIENCE, "replaced", |one| one.run > run && one.pid.is_some());
+    let first = replaced(0);
+    let mut run = first.run;
     for _ in 0..times {
-        wait_until_quiet(&ground, "leaker");
-        let (before, kernel) = (state(&ground, "leaker"), ground.memory().oom_kills);
+        let (before, kernel) = (told(&ground), ground.memory().oom_kills);
         ground.touch("run/leaker");
-        until("the kernel kills it", || if ground.memory().oom_kills > kernel { Ok(()) } else { Err(ground.tail()) });
-        std::fs::remove_file(flag(&ground, "leaker")).unwrap();
-        wait_until_quiet(&ground, "leaker");
-        // A run that began before the file was gone was killed as well.
-        let (after, kernel) = (state(&ground, "leaker"), ground.memory().oom_kills - kernel);
-        assert_eq!(u64::from(after.restarts.oom - before.restarts.oom), kernel, "{after:?}\n{}", ground.tail());
-        assert!(after.last_outcome.as_ref().is_some_and(|text| text.contains("OOM")), "{after:?}");
-        right += kernel;
+        let now = replaced(run);
+        let kernel = ground.memory().oom_kills - kernel;
+        assert!(kernel >= 1, "{now:?}\n{}", ground.tail());
+        until("it is told of", || {
+            let after = told(&ground);
+            if after.0 - before.0 == kernel { Ok(()) } else { Err(format!("{before:?} {after:?} {kernel}\n{}", ground.tail())) }
+        });
+        assert_eq!(now.last_outcome.as_deref(), Some("killed by the kernel's OOM killer"), "{now:?}\n{}", ground.tail());
 
         kill(ground.leader("leaker.1"), libc::SIGKILL);
-        within(PATIENCE, "it is replaced", || {
-            let now = ground.instance("leaker.1")?;
-            if now.run > after.run && now.pid.is_some() { Ok(()) } else { Err(format!("{now:?}")) }
-        });
-        let now = state(&ground, "leaker");
-        assert_eq!(now.restarts.oom, after.restarts.oom, "a SIGKILL from outside was called an OOM kill\n{}", ground.tail());
-        assert_eq!(now.last_outcome.as_deref(), Some("killed by SIGKILL"), "{now:?}");
-        outside += 1;
+        let after = replaced(now.run);
+        assert_eq!(after.restarts.oom, now.restarts.oom, "a SIGKILL from outside was called an OOM kill\n{}", ground.tail());
+        assert_eq!(after.last_outcome.as_deref(), Some("killed by SIGKILL"), "{after:?}");
+        run = after.run;
     }
-    let last = state(&ground, "leaker");
-    assert_eq!(u64::from(last.restarts.oom), ground.memory().oom_kills, "{last:?}\n{}", ground.log());
-    assert_eq!(last.restarts.total, last.restarts.crash, "{last:?}");
-    let told = ground.said().iter().filter(|line| line.contains("OOM killer")).count();
+    let (last, kernel, calls) = (state(&ground, "leaker"), ground.memory().oom_kills, told(&ground));
+    let logged = ground.said().iter().filter(|line| line.starts_with("leaker.1 killed by the kernel's OOM killer")).count();
     report(
         5,
         "one-by-one",
         &ground,
-        &format!(
-            "runs={} oom_kills={right} called_oom={} logged={told} outside={outside} outside_called_oom=0",
-            right + outside,
-            last.restarts.oom
-        ),
+        &format!("runs={} oom_kills={kernel} called_oom={} logged={logged} outside={times} outside_called_oom=0", 2 * times, calls.1),
     );
-    assert!(told as u64 >= right, "{told} of {right}\n{}", ground.log());
-    let status = until("the status is told", || ground.status());
-    assert_eq!(status.memory.map(|memory| memory.oom_kills), Some(right));
+    assert_eq!((last.restarts.oom, last.restarts.crash, last.restarts.total), (times, 2 * times, 2 * times), "{last:?}\n{}", ground.log());
+    assert_eq!(logged, times as usize, "{}", ground.log());
+    assert_eq!(calls.0, kernel, "{}", ground.log());
+    assert!(calls.1 <= kernel, "{}", ground.log());
 }
 
 #[test]
@@ -106,16 +99,14 @@ fn oom_kills_are_told_from_others_in_docker() {
     one_by_one(Place::Docker, if matrix() { 50 } else { 3 });
 }
 
-/// While firstmate stands still the kernel kills `by_kernel` of the services and the test `outside` others, so that it finds all of them dead at once.
-fn batch(ground: &Ground, by_kernel: &[&str], outside: &[&str]) -> (u64, u64, u64) {
+/// While firstmate stands still the kernel kills `by_kernel` of the services and the test `outside` others, so that it finds all of them dead at
+/// once. How many the kernel killed, and how many were called killed by it.
+fn batch(ground: &Ground, by_kernel: &[&str], outside: &[&str]) -> (u64, u64) {
+    let (before, kernel) = (told(ground), ground.memory().oom_kills);
     let all: Vec<&str> = by_kernel.iter().chain(outside).copied().collect();
-    for name in &all {
-        wait_until_quiet(ground, name);
-    }
-    let claimed = || -> u64 { all.iter().map(|name| u64::from(state(ground, name).restarts.oom)).sum() };
-    let told = || until("the status is told", || ground.status()).memory.map_or(0, |memory| memory.oom_kills);
-    let (claimed_before, told_before, kernel_before) = (claimed(), told(), ground.memory().oom_kills);
     let runs: Vec<u32> = all.iter().map(|name| state(ground, name).run).collect();
+    let blamed = || -> u32 { outside.iter().map(|name| state(ground, name).restarts.oom).sum() };
+    let blamed_before = blamed();
     let leader = |name: &&str| ground.leader(&format!("{name}.1"));
     let (theirs, ours): (Vec<i32>, Vec<i32>) = (by_kernel.iter().map(leader).collect(), outside.iter().map(leader).collect());
     kill(ground.pid(), libc::SIGSTOP);
@@ -135,55 +126,58 @@ fn batch(ground: &Ground, by_kernel: &[&str], outside: &[&str]) -> (u64, u64, u6
             _ => Ok(()),
         });
     }
-    for name in by_kernel {
-        std::fs::remove_file(flag(ground, name)).unwrap();
-    }
-    let kernel = ground.memory().oom_kills - kernel_before;
-    assert_eq!(kernel, by_kernel.len() as u64, "the kernel killed somebody else");
     kill(ground.pid(), libc::SIGCONT);
     for (name, run) in all.iter().zip(runs) {
         ground.wait_for(&format!("{name}.1"), PATIENCE, "replaced", |one| one.run > run && one.pid.is_some());
     }
     // What cannot be said of a death is told all the same.
-    until("every kill is told of", || {
-        let now = told() - told_before;
-        if now >= kernel { Ok(()) } else { Err(format!("{now} of {kernel}\n{}", ground.tail())) }
-    });
-    let (claimed, told) = (claimed() - claimed_before, told() - told_before);
-    assert!(claimed <= kernel, "{claimed} deaths were called OOM kills, and there were {kernel}\n{}", ground.tail());
-    assert_eq!(told, kernel, "{}", ground.tail());
-    for name in outside {
-        if by_kernel.is_empty() {
-            assert_eq!(state(ground, name).last_outcome.as_deref(), Some("killed by SIGKILL"));
+    let (kernel, called) = until("every kill is told of", || {
+        let (after, kernel) = (told(ground), ground.memory().oom_kills - kernel);
+        if after.0 - before.0 == kernel {
+            Ok((kernel, after.1 - before.1))
+        } else {
+            Err(format!("{before:?} {after:?} {kernel}\n{}", ground.tail()))
         }
+    });
+    assert!(kernel >= by_kernel.len() as u64, "{kernel}");
+    assert!(called <= kernel, "{called} deaths were called OOM kills, and there were {kernel}\n{}", ground.tail());
+    // Unless it killed one more, who cannot be seen from outside, no kill is left for those it did not touch.
+    if kernel == by_kernel.len() as u64 {
+        assert_eq!(blamed(), blamed_before, "{}", ground.tail());
     }
-    (kernel, claimed, told)
+    (kernel, called)
 }
 
 fn batches(place: Place, times: u32) {
     let ground = Ground::plain(place, "batches", 96 * MIB, &leakers(&["a", "b", "c", "d"]), false);
+    let up = |name: &&str| drop(ground.wait_for(&format!("{name}.1"), PATIENCE, "up", |one| one.pid.is_some()));
     for (case, by_kernel, outside) in [
         ("one-and-one", &["a"][..], &["c"][..]),
         ("two-and-two", &["a", "b"], &["c", "d"]),
         ("two-oom", &["a", "b"], &[]),
         ("two-outside", &[], &["c", "d"]),
     ] {
-        let (mut kills, mut claims) = (0, 0);
+        let (mut kills, mut calls) = (0, 0);
         for _ in 0..times {
-            let (kernel, claimed, _) = batch(&ground, by_kernel, outside);
-            if outside.is_empty() {
-                assert_eq!(claimed, kernel, "nobody else died\n{}", ground.tail());
-            }
+            ["a", "b", "c", "d"].iter().for_each(up);
+            let (kernel, called) = batch(&ground, by_kernel, outside);
             kills += kernel;
-            claims += claimed;
+            calls += called;
         }
-        report(5, &format!("batch-{case}"), &ground, &format!("runs={times} oom_kills={kills} called_oom={claims} over_claimed=0"));
+        report(5, &format!("batch-{case}"), &ground, &format!("runs={times} oom_kills={kills} called_oom={calls} over_claimed=0"));
+        // Nobody else died, so it can be said of all.
+        if outside.is_empty() {
+            assert_eq!(calls, kills, "{}", ground.log());
+        }
+    }
+    for name in ["c", "d"] {
+        assert_eq!(state(&ground, name).last_outcome.as_deref(), Some("killed by SIGKILL"));
     }
 }
 
 #[test]
 fn deaths_in_the_same_moment_are_never_over_claimed() {
-    batches(Place::Native, if matrix() { 10 } else { 2 });
+    batches(Place::Native, if matrix() { 10 } else { 3 });
 }
 
 #[test]
@@ -216,7 +210,10 @@ fn worker(place: Place, times: u32) {
     let kernel = ground.memory().oom_kills;
     let missing = ground.missing(&crew);
     let fpm = state(&ground, "php-fpm");
-    let message = ground.said().into_iter().find(|line| line.contains("OOM killer"));
+    let said = ground.said();
+    let told = said.iter().filter(|line| line.contains("killed by the kernel's OOM killer")).count();
+    let message =
+        said.iter().any(|line| line.contains("the kernel's OOM killer killed") && line.contains("the main process of no service"));
     report(
         5,
         "php-fpm-worker",
@@ -224,7 +221,7 @@ fn worker(place: Place, times: u32) {
         &format!("runs={times} oom_kills={kernel} blamed_on_main={} workers_gone={}", fpm.restarts.oom, missing.len()),
     );
     assert!(missing.iter().all(|who| who.starts_with("php-fpm")), "{missing:?}");
-    assert!(message.is_some(), "{}", ground.log());
+    assert!(message && told == 0, "{said:#?}");
     ground.assert_not_restarted(&super::stack::SERVICES);
     let load = Load::start(&ground, 2, "/");
     load.wait_for(50);
@@ -233,7 +230,7 @@ fn worker(place: Place, times: u32) {
 
 #[test]
 fn a_worker_of_php_fpm_is_not_its_main_process() {
-    worker(Place::Native, if matrix() { 10 } else { 2 });
+    worker(Place::Native, if matrix() { 10 } else { 3 });
 }
 
 #[test]

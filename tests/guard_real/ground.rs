@@ -1,9 +1,10 @@
 //! One container with a memory limit, native or Docker's, and what can be seen of it from outside.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -12,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::status::{InstanceStatus, StateName, Status};
 
-use super::docked::client::{Got, get};
 use super::docked::container::{Container, STACK};
 use super::docked::processes::{self, Process, topmost};
 use super::native::client::redis;
@@ -22,8 +22,8 @@ use super::native::sandbox::{PATIENCE, Sandbox, until, within};
 pub const MIB: u64 = 1 << 20;
 const CGROUPS: &str = "/sys/fs/cgroup/memory";
 
-/// Where firstmate's own address for status is.
-const STATUS: u16 = 9180;
+/// firstmate's socket in Docker, seen from both sides.
+const SOCKET: &str = "run/firstmate.sock";
 const REDIS: u16 = 6379;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +216,17 @@ impl Ground {
                 if tmpfs {
                     all.push(&shm);
                 }
-                let container = Container::run(STACK, &all, &["start", "-f", &format!("{}/firstmate.toml", files.inside.display())]);
+                let container = Container::run(
+                    STACK,
+                    &all,
+                    &[
+                        "start",
+                        "-f",
+                        &files.inside.join("firstmate.toml").display().to_string(),
+                        "--socket",
+                        &files.inside.join(SOCKET).display().to_string(),
+                    ],
+                );
                 Runner::Docker { container }
             }
         };
@@ -297,11 +307,20 @@ impl Ground {
         }
     }
 
+    /// Over the socket: who only reads over TCP is not told why a service ended.
     pub fn status(&self) -> Result<Status, String> {
-        match get(self.address(STATUS), "/status") {
-            Got::Answer(200, body) => serde_json::from_str(&body).map_err(|error| format!("{error}: {body}")),
-            other => Err(format!("{other:?}")),
-        }
+        let told = |error: std::io::Error| error.to_string();
+        let socket = match &self.runner {
+            Runner::Native { firstmate, .. } => firstmate.socket.clone(),
+            Runner::Docker { .. } => self.files.path.join(SOCKET),
+        };
+        let mut stream = UnixStream::connect(socket).map_err(told)?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(told)?;
+        stream.write_all(b"GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").map_err(told)?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).map_err(told)?;
+        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        serde_json::from_str(body).map_err(|error| format!("{error}: {text}"))
     }
 
     pub fn instance(&self, name: &str) -> Result<InstanceStatus, String> {
@@ -429,6 +448,18 @@ impl Ground {
         let all = [("held", acts.held), ("forecast", acts.forecast), ("hard", acts.hard), ("emergency", acts.emergency), ("own", acts.own)];
         let told: Vec<String> = all.iter().filter(|(_, count)| *count > 0).map(|(rule, count)| format!("{rule}:{count}")).collect();
         if told.is_empty() { "none".to_owned() } else { told.join("+") }
+    }
+
+    /// What the guard says it has done.
+    pub fn acted(&self) -> Vec<String> {
+        self.said().into_iter().filter(|line| line.contains(" for its memory, ")).collect()
+    }
+
+    /// At how much of the limit it decided, for the printed line: `75.2%`.
+    pub fn decided(&self) -> String {
+        let percent = |line: String| Some(line.rsplit_once(") in use")?.0.rsplit_once('(')?.1.to_owned());
+        let all: Vec<String> = self.acted().into_iter().filter_map(percent).collect();
+        if all.is_empty() { "never".to_owned() } else { all.join("+") }
     }
 
     /// Watches the cgroup from now on.

@@ -171,9 +171,8 @@ impl Judge {
 
     /// A stop signal was sent.
     pub fn asked(&mut self, now: u64, run: RunId, out: &[Action], _index: usize) -> Result<(), String> {
-        let by_memory = out.iter().any(|action| {
-            matches!(action, Action::Notice(Notice::Stopping { run: of, cause: Cause::Memory, .. }) if *of == run)
-        });
+        let by_memory =
+            out.iter().any(|action| matches!(action, Action::Notice(Notice::Stopping { run: of, cause: Cause::Memory, .. }) if *of == run));
         if !by_memory {
             return Err(format!("{run:?} was asked to end at {:.3} s, and nobody but the guard could want that", secs(now)));
         }
@@ -268,15 +267,7 @@ impl Judge {
         }
     }
 
-    fn acted(
-        &mut self,
-        now: u64,
-        acted: &Acted,
-        out: &[Action],
-        _index: usize,
-        hard: f64,
-        truth: Option<Truth>,
-    ) -> Result<(), String> {
+    fn acted(&mut self, now: u64, acted: &Acted, out: &[Action], _index: usize, hard: f64, truth: Option<Truth>) -> Result<(), String> {
         let run = acted.run;
         let at = secs(now);
         let Some(truth) = truth.filter(|truth| truth.alive || acted.act == Act::Kill) else {

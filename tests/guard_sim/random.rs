@@ -58,7 +58,11 @@ pub fn case(kind: Kind, seed: u64) -> Case {
         }
         Kind::Burst => {
             let rate = chance.scale(20.0, 3_000.0) * MB;
-            let course = Course::to(at(chance.between(10.0, 60.0)), chance.scale(1.0, 60.0), Course::after(chance.scale(30.0, 900.0), Course::leak(rate)));
+            let course = Course::to(
+                at(chance.between(10.0, 60.0)),
+                chance.scale(1.0, 60.0),
+                Course::after(chance.scale(30.0, 900.0), Course::leak(rate)),
+            );
             case.with(program.leaks(course)).with(beside)
         }
         Kind::Snapshot => {
@@ -101,7 +105,8 @@ pub fn case(kind: Kind, seed: u64) -> Case {
         Kind::Plateau => {
             let level = at(chance.between(76.0, 90.0)) - idle - unseen;
             let noise = at(chance.between(0.0, 0.8));
-            let course = Course::to(level, chance.scale(2.0, 1_200.0), Course::Wobble { at: level, by: noise, every: chance.scale(0.5, 60.0) });
+            let course =
+                Course::to(level, chance.scale(2.0, 1_200.0), Course::Wobble { at: level, by: noise, every: chance.scale(0.5, 60.0) });
             let java = Program { nature: Nature::Settles, grows_meanwhile: chance.percent(50), ..program.heap(course) };
             case.with(java).with(beside)
         }

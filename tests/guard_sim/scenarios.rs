@@ -160,7 +160,8 @@ pub fn plateau(seed: u64, percent: f64, within: f64, limit_mib: f64, secs: f64) 
     let own = case.share(percent) - 8.0 * MIB - case.share(3.0);
     let noise = case.share(0.4);
     let heap = Course::to(own, within, Course::Wobble { at: own, by: noise, every: 10.0 });
-    let java = Program { nature: Nature::Settles, obeys: Some(0.5), grows_meanwhile: false, ..Program::new("java", case.share(5.0)).heap(heap) };
+    let java =
+        Program { nature: Nature::Settles, obeys: Some(0.5), grows_meanwhile: false, ..Program::new("java", case.share(5.0)).heap(heap) };
     let web = case.share(3.0);
     case.with(java).with(Program::new("web", web))
 }

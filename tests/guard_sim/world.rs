@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
 
-use firstmate::engine::memory::{Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage};
+use firstmate::engine::memory::{
+    Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
+};
 use firstmate::engine::status::{LimitSource, MemoryMethod};
 use firstmate::engine::{Action, Engine, Event, Notice, Outcome, RunId, Signal, Timestamp};
 
@@ -527,7 +529,11 @@ impl<'a> World<'a> {
                     let size = tree.heap.at(at);
                     tree.child = Some(size);
                     // All of it is copied at the most.
-                    tree.copied = Line::new(at, 0.0, Course::to(size.min(plan.writes * lasts), lasts.min(size / plan.writes.max(1.0)), Course::Still));
+                    tree.copied = Line::new(
+                        at,
+                        0.0,
+                        Course::to(size.min(plan.writes * lasts), lasts.min(size / plan.writes.max(1.0)), Course::Still),
+                    );
                     self.plan(nanos(lasts), Happening::Joined(run));
                     self.plan(nanos(every), Happening::Fork(run));
                 }
@@ -829,11 +835,7 @@ impl<'a> World<'a> {
                 rss: (!blind).then_some(rss),
                 cgroup: (sight == Sight::Cgroups).then(|| tree.holds(at) as u64),
                 snapshot: !blind && (tree.child.is_some() || program.looks_forked),
-                top: if blind {
-                    Vec::new()
-                } else {
-                    vec![Process { pid: tree.pid, name: program.name.to_owned(), bytes: rss.largest }]
-                },
+                top: if blind { Vec::new() } else { vec![Process { pid: tree.pid, name: program.name.to_owned(), bytes: rss.largest }] },
             });
         }
         let shm: f64 = self.tmpfs.iter().chain([&self.dead_tmpfs]).map(|line| line.at(at)).sum();

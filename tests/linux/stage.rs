@@ -95,6 +95,7 @@ pub fn plain<'a>(argv: &'a [OsString], env: &'a Environment) -> Request<'a> {
         limits: &[],
         stdio: Stdio::Pipes,
         placement: Placement::Session,
+        cgroup: None,
     }
 }
 

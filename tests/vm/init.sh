@@ -10,7 +10,8 @@ mkdir -p /dev/shm /tmp /run
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs tmp /tmp
 mount -t tmpfs run /run
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
+# As systemd mounts it: a cgroup namespace is a border then.
+mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 echo '+memory +pids +cpu' >/sys/fs/cgroup/cgroup.subtree_control
 ip link set lo up
 stty -F /dev/ttyS1 raw
@@ -45,7 +46,7 @@ until_true() {
     most=$(($(date +%s) + $1)) && shift
     while ! "$@" 2>/dev/null; do
         [ "$(date +%s)" -lt "$most" ] || { echo "waited in vain until: $*"; return 1; }
-        usleep 10000
+        usleep 50000
     done
 }
 

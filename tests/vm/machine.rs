@@ -89,7 +89,7 @@ enum Init {
 }
 
 impl Machine {
-    /// 512 MiB and two CPUs, with `busybox`, `firstmate`, `actor` and `inside` in /bin.
+    /// 512 MiB and two CPUs, with `busybox`, `firstmate`, `actor`, `leaker` and `inside` in /bin.
     pub fn new() -> Self {
         let machine = Self {
             archive: Archive::default(),
@@ -104,7 +104,8 @@ impl Machine {
             .program("/bin/busybox", Path::new("/bin/busybox"))
             .program("/bin/firstmate", &firstmate())
             .program("/bin/actor", &helper("actor", "examples/actor.rs"))
-            .program("/bin/inside", &helper("inside", "tests/vm/inside.rs"));
+            .program("/bin/leaker", &helper("leaker", "examples/leaker.rs"))
+            .program("/bin/inside", &helper("inside", "tests/vm/inside/main.rs"));
         ["/proc", "/sys", "/dev"].into_iter().fold(machine, Self::directory)
     }
 

@@ -6,7 +6,9 @@
 #![allow(clippy::disallowed_methods, reason = "a test is not PID 1, and waits for its own commands")]
 #![allow(missing_docs, unreachable_pub, reason = "what a test is about is its name")]
 
+mod delegated;
 mod facts;
+mod guard;
 mod init;
 mod limit;
 mod machine;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::history::AGES;
 use super::{
-    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, NOISE, Returned, TRY_AGAIN, Track,
-    bytes, float, is_up, part, told,
+    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, NOISE, Returned, TRY_AGAIN,
+    Track, bytes, float, is_up, part, told,
 };
 use crate::engine::Timestamp;
 use crate::engine::event::{Action, RunId};
@@ -167,21 +167,23 @@ impl Guard {
 
     /// The one that holds most of what has grown.
     fn culprit(&self) -> Option<&Track> {
-        let level = self.window();
+        let level = self.window(false);
         self.tracks.iter().filter(|track| track.share.is_some()).max_by_key(|track| grown(track, level))
     }
 
-    /// The shortest window in which all together hold so much more than ever before as a restart must bring back.
-    fn window(&self) -> usize {
+    /// The shortest window in which all together hold so much more than ever before as a restart must bring back; where time is short, as is
+    /// worth anything, since then it matters who grows now.
+    fn window(&self, short: bool) -> usize {
         let Some(lines) = self.lines else { return WHOLE };
-        let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
+        let worth = part(lines.limit, WORTH_GROWN);
+        let need = if short { worth } else { self.hard.saturating_sub(lines.rearm).max(worth) };
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
         (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
-    fn candidates(&self, instances: &[Instance], snapshots_too: bool) -> Vec<Candidate> {
-        let level = self.window();
+    fn candidates(&self, instances: &[Instance], snapshots_too: bool, short: bool) -> Vec<Candidate> {
+        let level = self.window(short);
         let mut found: Vec<Candidate> = self
             .tracks
             .iter()
@@ -205,7 +207,7 @@ impl Guard {
     }
 
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
-        let best = self.candidates(instances, false).into_iter().next()?;
+        let best = self.candidates(instances, false, false).into_iter().next()?;
         (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
     }
 
@@ -233,11 +235,10 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.rearm);
-        let candidates = self.candidates(instances, false);
+        let candidates = self.candidates(instances, false, rule != Rule::Held);
         // Where it settles anyway is not gained by a restart.
-        let gain = |one: &Candidate| {
-            one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default())
-        };
+        let gain =
+            |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
         let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
         let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
         let helps = |one: &Candidate| {
@@ -375,7 +376,7 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.restart);
-        let candidates = self.candidates(instances, true);
+        let candidates = self.candidates(instances, true, true);
         let worth = |one: &Candidate| {
             if lines.machine {
                 // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
@@ -413,6 +414,7 @@ impl Guard {
                 if acting.rule != Rule::Emergency {
                     self.count(Rule::Emergency);
                 }
+                out.push(told(MemoryNotice::GraceOver { run: acting.run, hard: self.hard, limit: lines.limit }));
                 Some(Decision::Kill(acting.run))
             }
             // It is on its way out, and another one grows.

@@ -17,6 +17,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 
 use crate::engine::RunId;
 use crate::engine::memory::{Accounts, Process, Rss, Usage};
@@ -43,8 +44,8 @@ const SNAPSHOT_AGE_MAX: u64 = 15 * 60 * TICKS;
 /// A child as old as its parent is part of it.
 const SNAPSHOT_AFTER: u64 = TICKS;
 
-/// A child that is replaced within this time is a worker.
-const SNAPSHOT_BREAK: u64 = TICKS;
+/// A child that is replaced within this time is a worker: a little longer than the time between two looks.
+const SNAPSHOT_BREAK: u64 = 2 * TICKS;
 
 /// Who was seen with several forked children is taken for a prefork server so long.
 const PREFORK_FOR: u64 = 60 * TICKS;
@@ -174,9 +175,10 @@ impl Accountant {
         let mut rss = Rss::default();
         let mut top: Vec<Process> = Vec::with_capacity(TOP.saturating_add(1));
         let mut unreadable = hidden;
+        let proc = Path::new("/proc");
         self.held.clear();
         for member in members {
-            let status = match read_status(member.pid, &mut self.text) {
+            let status = match read_status(proc, member.pid, &mut self.text) {
                 Told::Status(status) => status,
                 Told::Gone => continue,
                 Told::Refused => {
@@ -248,6 +250,7 @@ impl Accountant {
 
     fn others(&mut self, census: &Census) -> Option<Rss> {
         let mut rss = Rss::default();
+        let proc = Path::new("/proc");
         self.pids.clear();
         self.pids.extend(census.members().iter().map(|member| member.pid));
         self.pids.sort_unstable();
@@ -258,6 +261,9 @@ impl Accountant {
             listed = numbers_in("/proc");
             &*listed
         };
+        if !everybody.contains(&std::process::id()) {
+            return None;
+        }
         if everybody.len().saturating_sub(self.pids.len()) > STRANGERS_MAX {
             return None;
         }
@@ -265,14 +271,14 @@ impl Accountant {
             match &self.group {
                 Group::Namespace => {}
                 Group::Unknown => return None,
-                Group::Path(own) => match read_small(&format!("/proc/{pid}/cgroup"), &mut self.text) {
+                Group::Path(own) => match read_small(&proc.join(format!("{pid}/cgroup")), &mut self.text) {
                     Ok(()) if memory_group(&self.text).is_none_or(|path| !is_within(path, own)) => continue,
                     Ok(()) => {}
                     Err(()) if exists(*pid) => return None,
                     Err(()) => continue,
                 },
             }
-            match read_status(*pid, &mut self.text) {
+            match read_status(proc, *pid, &mut self.text) {
                 Told::Status(status) => rss.add(&status, self.counters),
                 Told::Gone => {}
                 Told::Refused => return None,
@@ -321,7 +327,7 @@ impl Parent {
             && own.anon >= large
             && child.anon >= own.anon / 2
             && !grown
-            && child.started >= own.started.saturating_add(SNAPSHOT_AFTER)
+            && self.since >= own.started.saturating_add(SNAPSHOT_AFTER)
         {
             self.recognised = Some(own.anon);
         }
@@ -331,13 +337,15 @@ impl Parent {
 
 /// What one process's status tells.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Status<'a> {
+pub(super) struct Status<'a> {
     name: &'a [u8],
+    /// It has memory of its own: none has who is exiting, and no thread of the kernel.
+    pub(super) resident: bool,
     anon: u64,
     shmem: u64,
     swap: u64,
-    tables: u64,
-    threads: u64,
+    pub(super) tables: u64,
+    pub(super) threads: u64,
 }
 
 impl Status<'_> {
@@ -366,7 +374,8 @@ impl Add for Rss {
     }
 }
 
-enum Told<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told<'a> {
     Status(Status<'a>),
     /// It has died.
     Gone,
@@ -374,15 +383,15 @@ enum Told<'a> {
     Refused,
 }
 
-fn read_status(pid: u32, text: &mut Vec<u8>) -> Told<'_> {
-    if read_small(&format!("/proc/{pid}/status"), text).is_err() {
+pub(super) fn read_status<'a>(proc: &Path, pid: u32, text: &'a mut Vec<u8>) -> Told<'a> {
+    if read_small(&proc.join(format!("{pid}/status")), text).is_err() {
         return if exists(pid) { Told::Refused } else { Told::Gone };
     }
     parse_status(text)
 }
 
 /// Reads a whole file of /proc that is made in one piece, as those are that tell of a process: a read that has room left has seen its end.
-pub(super) fn read_small(path: &str, text: &mut Vec<u8>) -> Result<(), ()> {
+fn read_small(path: &Path, text: &mut Vec<u8>) -> Result<(), ()> {
     text.clear();
     let mut file = File::open(path).map_err(drop)?;
     let mut buffer = [0_u8; 4096];
@@ -398,7 +407,7 @@ pub(super) fn read_small(path: &str, text: &mut Vec<u8>) -> Result<(), ()> {
 /// See proc_pid_status(5). RssAnon and RssShmem are told since Linux 4.5.
 fn parse_status(text: &[u8]) -> Told<'_> {
     let mut status = Status::default();
-    let (mut zombie, mut resident, mut anon, mut shmem) = (false, false, false, false);
+    let (mut zombie, mut anon, mut shmem) = (false, None, None);
     for line in text.split(|&byte| byte == b'\n') {
         let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
         let (key, value) = line.split_at(colon);
@@ -406,20 +415,20 @@ fn parse_status(text: &[u8]) -> Told<'_> {
         match key {
             b"Name" => status.name = value,
             b"State" => zombie = matches!(value.first(), Some(b'Z' | b'X' | b'x')),
-            b"VmRSS" => resident = true,
-            b"RssAnon" => (anon, status.anon) = told(value),
-            b"RssShmem" => (shmem, status.shmem) = told(value),
-            b"VmPTE" => status.tables = told(value).1,
-            b"VmSwap" => status.swap = told(value).1,
+            b"VmRSS" => status.resident = true,
+            b"RssAnon" => anon = kibibytes(value),
+            b"RssShmem" => shmem = kibibytes(value),
+            b"VmPTE" => status.tables = kibibytes(value).unwrap_or_default(),
+            b"VmSwap" => status.swap = kibibytes(value).unwrap_or_default(),
             b"Threads" => {
                 let threads: Option<u64> = std::str::from_utf8(value).ok().and_then(|number| number.parse().ok());
-                return match threads {
+                return match (threads, anon, shmem) {
                     // Its main thread has ended and others go on: their memory is not shown here.
-                    Some(2..) if zombie => Told::Refused,
-                    Some(_) if zombie => Told::Gone,
-                    // A process that is exiting and a thread of the kernel have no memory of their own.
-                    Some(threads) if !resident || (anon && shmem) => Told::Status(Status { threads, ..status }),
-                    Some(_) | None => Told::Refused,
+                    (Some(2..), ..) if zombie => Told::Refused,
+                    (Some(_), ..) if zombie => Told::Gone,
+                    (Some(threads), Some(anon), Some(shmem)) => Told::Status(Status { anon, shmem, threads, ..status }),
+                    (Some(threads), ..) if !status.resident => Told::Status(Status { threads, ..status }),
+                    _ => Told::Refused,
                 };
             }
             _ => {}
@@ -428,10 +437,10 @@ fn parse_status(text: &[u8]) -> Told<'_> {
     Told::Refused
 }
 
-/// `1234 kB`.
-fn told(value: &[u8]) -> (bool, u64) {
-    let kibibytes = value.strip_suffix(b" kB").and_then(|number| std::str::from_utf8(number).ok()?.parse::<u64>().ok());
-    (kibibytes.is_some(), kibibytes.unwrap_or_default().saturating_mul(1024))
+/// `1234 kB`, in bytes.
+pub(super) fn kibibytes(value: &[u8]) -> Option<u64> {
+    let number = value.strip_suffix(b" kB")?;
+    std::str::from_utf8(number).ok()?.parse::<u64>().ok().map(|number| number.saturating_mul(1024))
 }
 
 /// The path in /proc/PID/cgroup that memory is charged to: of version 1's memory hierarchy, else of version 2. See cgroups(7).
@@ -517,7 +526,7 @@ const TRIED: u64 = 24;
 fn shows_new_pages_at_once(page: u64) -> bool {
     let Ok(length) = usize::try_from(page.saturating_mul(TRIED)) else { return false };
     let mut text = Vec::new();
-    let mut anon = || match read_status(std::process::id(), &mut text) {
+    let mut anon = || match read_status(Path::new("/proc"), std::process::id(), &mut text) {
         Told::Status(status) => Some(status.anon),
         Told::Gone | Told::Refused => None,
     };
@@ -542,4 +551,180 @@ fn shows_new_pages_at_once(page: u64) -> bool {
     // SAFETY: as above.
     unsafe { libc::munmap(mapped, length) };
     exact
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STATUS: &str = "Name:\ta) b\nUmask:\t0022\nState:\tS (sleeping)\nPid:\t7\nVmPeak:\t  9 kB\nVmRSS:\t  70 kB\nRssAnon:\t  40 kB\n\
+        RssFile:\t  20 kB\nRssShmem:\t  10 kB\nVmPTE:\t  8 kB\nVmSwap:\t  4 kB\nThreads:\t3\nSigQ:\t0/1\n";
+
+    fn status(text: &str) -> Result<Status<'_>, bool> {
+        match parse_status(text.as_bytes()) {
+            Told::Status(status) => Ok(status),
+            Told::Gone => Err(true),
+            Told::Refused => Err(false),
+        }
+    }
+
+    #[test]
+    fn a_status_is_read() {
+        let expected =
+            Status { name: b"a) b", resident: true, anon: 40 << 10, shmem: 10 << 10, swap: 4 << 10, tables: 8 << 10, threads: 3 };
+        assert_eq!(status(STATUS), Ok(expected));
+        assert_eq!(expected.bytes(), 54 << 10);
+    }
+
+    #[test]
+    fn what_a_status_does_not_tell_is_not_nothing() {
+        // Before Linux 4.5.
+        assert_eq!(status(&STATUS.replace("RssAnon", "Other")), Err(false));
+        assert_eq!(status(&STATUS.replace("40 kB", "x kB")), Err(false));
+        let end = STATUS.find("Threads").unwrap();
+        for length in 0..end {
+            assert_eq!(status(&STATUS[..length]), Err(false), "{length}");
+        }
+        // Exiting, or of the kernel.
+        let empty: String =
+            STATUS.lines().filter(|line| !line.starts_with("Vm") && !line.starts_with("Rss")).map(|line| format!("{line}\n")).collect();
+        assert_eq!(status(&empty), Ok(Status { name: b"a) b", threads: 3, ..Status::default() }));
+        assert_eq!(status(&empty.replace("S (sleeping)", "Z (zombie)")), Err(false), "two threads go on, and what they hold is not shown");
+        assert_eq!(status(&empty.replace("S (sleeping)", "Z (zombie)").replace("Threads:\t3", "Threads:\t1")), Err(true));
+    }
+
+    #[test]
+    fn what_the_kernel_counts_late_is_added_to_the_sums_and_taken_off_the_largest() {
+        let with = |counters| {
+            let mut rss = Rss::default();
+            rss.add(&status(STATUS).unwrap(), counters);
+            rss.add(&status(STATUS).unwrap(), counters);
+            rss
+        };
+        let exact =
+            Rss { anon: 80 << 10, shmem: 20 << 10, swap: 8 << 10, largest: 54 << 10, kernel: (2 * (8 + 3 * 16)) << 10, processes: 2 };
+        assert_eq!(with(Counters::Exact), exact);
+        assert_eq!(with(Counters::PerThread(1024)), Rss { anon: 86 << 10, ..exact });
+        assert_eq!(with(Counters::PerProcessor(1024)), Rss { anon: 82 << 10, shmem: 22 << 10, swap: 10 << 10, largest: 52 << 10, ..exact });
+    }
+
+    #[test]
+    fn the_kernels_release_says_how_it_counts() {
+        let of = |release: &str, exact: bool| Counters::of(release, 4096, 4, || exact);
+        for release in ["6.16.0", "6.18.44-fc-v595", "7.0", "10.1-rc1"] {
+            assert_eq!(of(release, false), Counters::Exact, "{release}");
+        }
+        for release in ["6.2.0", "6.6.30-generic", "6.12.10", "6.15"] {
+            assert_eq!(of(release, true), Counters::Exact, "{release}");
+            assert_eq!(of(release, false), Counters::PerProcessor(32 * 4 * 4096), "{release}");
+        }
+        for release in ["6.1.192", "5.15.0-100-generic", "4.14", "3.10.0", "", "x", "6"] {
+            assert_eq!(of(release, true), Counters::PerThread(66 * 4096), "{release}");
+        }
+        assert_eq!(Counters::of("6.6", 4096, 64, || false), Counters::PerProcessor(128 * 64 * 4096));
+    }
+
+    #[test]
+    fn this_kernel_is_found_out() {
+        let release = release();
+        assert!(release.starts_with(|first: char| first.is_ascii_digit()), "{release}");
+        if Counters::of(&release, 4096, 1, || false) == Counters::Exact {
+            assert!((0..10).any(|_| shows_new_pages_at_once(4096)), "it can be seen from inside, too");
+        }
+    }
+
+    #[test]
+    fn ranges_of_processors_are_counted() {
+        assert_eq!(count_of_ranges("0-3,5,8-9\n"), Some(7));
+        assert_eq!(count_of_ranges("0"), Some(1));
+        for wrong in ["", "3-1", "a", "0-", "0-18446744073709551615"] {
+            assert_eq!(count_of_ranges(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_found_and_what_is_below_it() {
+        let v1: &[u8] = b"11:cpuset:/x\n4:cpu,memory:/docker/a\n0::/system.slice\n";
+        assert_eq!(memory_group(v1), Some(&b"/docker/a"[..]));
+        assert_eq!(memory_group(b"1:name=systemd:/x\n0::/kubepods/a:b\n"), Some(&b"/kubepods/a:b"[..]));
+        assert_eq!(memory_group(b"1:name=memory:/x\n"), None);
+        assert!(is_within(b"/a/b", b"/a") && is_within(b"/a", b"/a") && is_within(b"/a", b"/") && is_within(b"/", b"/"));
+        assert!(!is_within(b"/ab", b"/a") && !is_within(b"/", b"/a") && !is_within(b"/../x", b"/") && !is_within(b"/..", b"/"));
+    }
+
+    /// Pid, start, and percent of what its parent has.
+    type Child = (u32, u64, u64);
+    /// At which time, and who was there.
+    type Look<'a> = (u64, &'a [Child]);
+
+    /// One parent of 100 MB that was started at 0, looked at in the given order.
+    fn looks(looks: &[Look<'_>]) -> Vec<bool> {
+        const PARENT: u64 = 100 << 20;
+        let mut parents = None;
+        looks
+            .iter()
+            .map(|&(now, children)| {
+                let held = |pid, started, anon, forks| Held { pid, parent: 1, started, forked: true, anon, forks, fork: 0 };
+                let own = held(1, 0, PARENT, u32::try_from(children.len()).unwrap());
+                let parent = parents.get_or_insert_with(|| Parent::new(&own));
+                let child = children.first().map_or(own, |&(pid, started, percent)| held(pid, started, PARENT / 100 * percent, 0));
+                parent.writes_snapshot(&own, &child, 64 << 20, now)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_late_fork_as_large_as_its_parent_is_a_snapshot() {
+        assert_eq!(looks(&[(1000, &[]), (2000, &[(5, 1990, 100)]), (9000, &[(5, 1990, 100)]), (9100, &[])]), [false, true, true, false]);
+        // What it has written it gives back.
+        assert_eq!(looks(&[(2000, &[(5, 1900, 60)]), (9000, &[(5, 1900, 10)])]), [true, true]);
+        assert_eq!(looks(&[(2000, &[(5, 1900, 49)])]), [false], "too small");
+        assert_eq!(looks(&[(2000, &[(5, 1995, 100)])]), [false], "about to execute, maybe");
+        assert_eq!(
+            looks(&[(200, &[(5, 99, 100)]), (201, &[(6, 101, 100)])]),
+            [false, false],
+            "there from the start, and its successor at once"
+        );
+    }
+
+    #[test]
+    fn a_snapshot_neither_grows_nor_stays() {
+        assert_eq!(looks(&[(2000, &[(5, 1900, 110)]), (2100, &[(5, 1900, 116)])]), [true, false]);
+        let old = 1900 + SNAPSHOT_AGE_MAX;
+        assert_eq!(looks(&[(2000, &[(5, 1900, 100)]), (old, &[(5, 1900, 100)]), (old + 1, &[(5, 1900, 100)])]), [true, true, false]);
+    }
+
+    #[test]
+    fn workers_that_follow_one_another_are_one_series() {
+        // A new one every ten seconds, as soon as the last one ends, and seen twice.
+        let children: Vec<Child> = (0..100).map(|number| (number + 5, 1000 + u64::from(number) * 1000, 100)).collect();
+        let look = |after: u64| move |child: &Child| (child.1 + after, std::slice::from_ref(child).to_vec());
+        let mut all: Vec<(u64, Vec<Child>)> = children.iter().flat_map(|child| [look(20)(child), look(980)(child)]).collect();
+        let seen = looks(&all.iter().map(|(now, children)| (*now, &**children)).collect::<Vec<_>>());
+        let last = seen.iter().rposition(|&snapshot| snapshot).unwrap();
+        assert_eq!((seen[..last].iter().all(|&seen| seen), all[last].0), (true, 1000 + 89_980), "a quarter of an hour, and never again");
+        // With a break between them each is new.
+        all.retain(|(now, _)| now % 1000 == 20);
+        assert!(looks(&all.iter().map(|(now, children)| (*now, &**children)).collect::<Vec<_>>()).iter().all(|&snapshot| snapshot));
+    }
+
+    #[test]
+    fn who_was_seen_with_two_is_a_prefork_server_for_a_minute() {
+        let two: &[Child] = &[(5, 1900, 100), (6, 1900, 100)];
+        assert_eq!(looks(&[(2000, two), (2100, &[(5, 1900, 100)]), (8001, &[(7, 7900, 100)])]), [false, false, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = (parse_status(&bytes), memory_group(&bytes));
+        }
+
+        #[test]
+        fn nothing_like_a_status_panics(text in r"((Name|State|VmRSS|RssAnon|RssShmem|VmSwap|Threads):\t[Z0-9 kB]{0,20}\n){0,9}") {
+            let _ = parse_status(text.as_bytes());
+        }
+    }
 }

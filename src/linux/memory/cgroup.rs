@@ -19,6 +19,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use super::delegated::LEAF;
 use super::mountinfo::{self, Mount};
 
 /// More of a file of /proc is not read.
@@ -138,6 +139,9 @@ impl Cgroup {
                 let accounts = |level: &&Path| files.exists(level.join("memory.current"));
                 let found = cgroup.levels().find(accounts).map(Path::to_path_buf);
                 if let Some(own) = found {
+                    // The part that firstmate has made for itself is not all there is of it.
+                    let whole = own.parent().filter(|above| own.ends_with(LEAF) && above.starts_with(&cgroup.point));
+                    let own = whole.map(Path::to_path_buf).unwrap_or(own);
                     return Some(Self { own, ..cgroup });
                 }
                 // The root of the whole hierarchy has neither memory.current nor cgroup.events; that of a namespace has both.
@@ -147,6 +151,11 @@ impl Cgroup {
                 cgroup.everything.then_some(cgroup)
             }
         }
+    }
+
+    /// Whether our process is in that very cgroup, and not in one below it that has no memory controller.
+    pub(super) fn holds_us(&self, files: &Files) -> bool {
+        lists_us(files, &self.own) || lists_us(files, &self.own.join(LEAF))
     }
 
     /// Its directory and those above it, up to the mount point.
@@ -214,6 +223,13 @@ impl Version {
             Self::V2 => mount.kind == b"cgroup2",
         }
     }
+}
+
+/// Whether the memory controller can only be that of v2, and v2 is mounted.
+pub(super) fn is_unified(files: &Files, memberships: &[u8]) -> bool {
+    let mounted = |mounts: &[Mount]| mounts.iter().any(|mount| Version::V2.is_mounted_as(mount));
+    membership(memberships).is_some_and(|(version, _)| version == Version::V2)
+        && files.of_process("mountinfo").is_ok_and(|text| mounted(&mountinfo::parse(&text)))
 }
 
 /// The value of `key` in a text of lines `key value`.

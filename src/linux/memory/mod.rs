@@ -1,6 +1,7 @@
 //! What the kernel tells about memory: the limit, what the container uses, what each run's processes hold.
 //!
-//! Read only; decisions are the engine's. What is read on the loop never waits: cgroup counters, /proc/PID/status. What may wait for
+//! Decisions are the engine's, and all but [`delegated`] and [`steer`] reads only. What is read on the loop never waits: cgroup counters,
+//! /proc/PID/status. What may wait for
 //! another process (smaps_rollup takes its mmap lock) is read on a thread of its own, which is started when it is first needed.
 //! A number that cannot be read is absent; it is never replaced by a guess.
 
@@ -12,5 +13,6 @@ pub mod ecs;
 pub mod limit;
 mod mountinfo;
 pub mod pss;
+pub mod steer;
 pub mod tmpfs;
 pub mod toll;

@@ -1,183 +1,11 @@
-//! What real processes hold: whose they are, how much it is, and what cannot be known.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test says no by panicking")]
-
-#[path = "linux/stage.rs"]
-#[allow(dead_code, unreachable_pub, missing_docs, reason = "shared with the other process tests")]
-mod stage;
+//! Who belongs to a run, what its processes say they hold, and who cannot be seen.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
-use firstmate::engine::memory::{Accounts, Rss, Usage};
-use firstmate::engine::{InstanceId, RunId, ServiceId};
-use firstmate::linux::memory::account::Accountant;
-use firstmate::linux::spawn::{self, Request, Stdio};
-use firstmate::linux::tree::{Census, MARKER, Trees};
-use stage::{Stage, actor, alone, launched, plain, until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-const MB: u64 = 1 << 20;
-
-struct Ground {
-    stage: Stage,
-    trees: Trees,
-    accountant: Accountant,
-    scratch: PathBuf,
-    /// Kept open, so that nobody dies of a closed pipe.
-    outputs: Vec<OwnedFd>,
-}
-
-impl Drop for Ground {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.scratch);
-    }
-}
-
-fn run(service: usize) -> RunId {
-    RunId { instance: InstanceId { service: ServiceId(service), number: 1 }, run: 1 }
-}
-
-/// Every test with each way to find children.
-fn in_both_ways(act: impl Fn(&mut Ground)) {
-    for files in [true, false] {
-        let mut ground = Ground::new(files);
-        act(&mut ground);
-        ground.clear();
-    }
-}
-
-/// In a PID namespace of its own, whose /proc is mounted with these options, as its PID 1 or 2.
-fn apart(options: &str, pid: u32, act: impl Fn() + std::panic::RefUnwindSafe) {
-    let mounted = || {
-        let options = std::ffi::CString::new(options).unwrap();
-        // SAFETY: strings with a NUL at their end, and null where nothing is to be told.
-        unsafe {
-            let null = std::ptr::null();
-            assert_eq!(libc::mount(null, c"/".as_ptr(), null, libc::MS_REC | libc::MS_PRIVATE, null.cast()), 0);
-            assert_eq!(libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, options.as_ptr().cast()), 0);
-        }
-        if pid == 1 { act() } else { alone(&act) }
-    };
-    alone(|| {
-        // SAFETY: numbers only; this process has one thread.
-        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS) }, 0);
-        alone(std::panic::AssertUnwindSafe(mounted));
-    });
-}
-
-/// A Python program that writes its pid to `file` once it has done `code`, and then sleeps.
-fn python(code: &str, file: &str) -> Vec<OsString> {
-    let code = format!(
-        "import os, sys, time, mmap, ctypes, signal\n{code}\nopen('{file}.new', 'w').write(str(os.getpid()))\nos.rename('{file}.new', '{file}')\nwhile True: time.sleep(1000)\n"
-    );
-    ["/usr/bin/python3", "-I", "-S", "-c", &code].map(OsString::from).to_vec()
-}
-
-impl Ground {
-    fn new(files: bool) -> Self {
-        let trees = if files { Trees::new() } else { Trees::new().without_children_files() };
-        let scratch = std::env::temp_dir().join(format!("firstmate-account-{}-{files}", std::process::id()));
-        std::fs::create_dir_all(&scratch).unwrap();
-        nix::sys::stat::fchmodat(
-            nix::fcntl::AT_FDCWD,
-            &scratch,
-            nix::sys::stat::Mode::from_bits_truncate(0o777),
-            nix::sys::stat::FchmodatFlags::FollowSymlink,
-        )
-        .unwrap();
-        Self { stage: Stage::new(), trees, accountant: Accountant::new(), scratch, outputs: Vec::new() }
-    }
-
-    fn start_as(&mut self, service: usize, argv: &[OsString], marked: bool, user: Option<&str>) -> u32 {
-        let mut env = self.stage.env.clone();
-        if marked {
-            env.set(MARKER.as_ref(), &self.trees.marker(&format!("s{service}.1"), run(service))).unwrap();
-        }
-        let request = Request { working_dir: &self.scratch, stdio: Stdio::Capture, user, ..plain(argv, &env) };
-        let spawned = spawn::spawn(&request).unwrap();
-        launched(&spawned).unwrap();
-        self.outputs.extend(spawned.stdout);
-        spawned.pid
-    }
-
-    fn start(&mut self, service: usize, argv: &[OsString]) -> u32 {
-        let pid = self.start_as(service, argv, true, None);
-        self.trees.started(run(service), &format!("s{service}.1"), pid);
-        pid
-    }
-
-    fn drain(&mut self) {
-        while let Some(dead) = self.stage.reaper.peek().unwrap() {
-            self.trees.died(dead.pid());
-            let pid = dead.pid();
-            self.stage.dead.push((pid, dead.outcome().clone()));
-            dead.reap();
-            self.trees.reaped(pid);
-        }
-    }
-
-    fn pid_in(&mut self, file: &str) -> u32 {
-        let path = self.scratch.join(file);
-        until(file, || {
-            self.drain();
-            std::fs::read_to_string(&path).ok()?.parse().ok()
-        })
-    }
-
-    fn census(&mut self) -> Census {
-        let mut census = Census::default();
-        self.trees.census(&mut census);
-        census
-    }
-
-    fn pids(&mut self, service: usize) -> BTreeSet<u32> {
-        self.census().of(run(service)).iter().map(|seen| seen.pid).collect()
-    }
-
-    fn account(&mut self) -> Accounts {
-        self.accountant.account(&mut self.trees, 64 * MB)
-    }
-
-    fn usage(&mut self, service: usize) -> Usage {
-        self.account().runs.into_iter().find(|usage| usage.run == run(service)).unwrap()
-    }
-
-    fn rss(&mut self, service: usize) -> Rss {
-        self.usage(service).rss.unwrap()
-    }
-
-    fn clear(&mut self) {
-        until("the ground is empty", || {
-            self.drain();
-            let children = children();
-            for &pid in &children {
-                kill(pid, libc::SIGKILL);
-            }
-            children.is_empty().then_some(())
-        });
-    }
-}
-
-fn children() -> Vec<u32> {
-    let own = std::process::id();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(format!("/proc/{own}/task")).unwrap() {
-        let text = std::fs::read_to_string(entry.unwrap().path().join("children")).unwrap();
-        found.extend(text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
-    }
-    found
-}
-
-fn kill(pid: u32, signal: i32) {
-    // SAFETY: numbers only; children of this test's that are not reaped yet.
-    unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
-}
-
-fn status_of(pid: u32, key: &str) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    stage::fields(&text)[key].split(' ').next().unwrap().parse::<u64>().unwrap() * 1024
-}
+use crate::ground::{Ground, MB, apart, docker_capabilities, in_both_ways, kill, python, run, status_of};
+use crate::stage::{actor, alone, until};
 
 #[test]
 fn everybody_of_every_run_is_seen_at_one_look() {
@@ -275,7 +103,7 @@ fn probes_and_strangers_are_others() {
 
 /// Two runs, of which one has a process of another user, and the same again as a daemon.
 fn check_hidden(mut ground: Ground, files: bool) {
-    without_tracing();
+    docker_capabilities();
     ground.start(0, &actor("sleep"));
     assert!(ground.account().others.is_none(), "who is hidden cannot be counted");
     assert_eq!(ground.usage(0).rss.is_some(), files, "without lists of children nobody knows who is not seen");
@@ -303,23 +131,6 @@ fn check_hidden(mut ground: Ground, files: bool) {
     ground.clear();
 }
 
-/// As under Docker's default capabilities, where root may not look into other users' processes.
-fn without_tracing() {
-    const CAP_SYS_PTRACE: u32 = 19;
-    let mut header = [0x2008_0522_u32, 0];
-    let mut data = [0_u32; 6];
-    // SAFETY: header and data are as capset(2) wants them in version 3.
-    unsafe {
-        // Else a program that root executes would get it back.
-        assert_eq!(libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0), 0);
-        assert_eq!(libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()), 0);
-        for half in [0, 1] {
-            data[half] &= !(1 << CAP_SYS_PTRACE);
-        }
-        assert_eq!(libc::syscall(libc::SYS_capset, header.as_mut_ptr(), data.as_ptr()), 0);
-    }
-}
-
 #[test]
 fn what_is_hidden_is_not_known() {
     // Whoever is in the group sees everything all the same, and root would be in group 0.
@@ -327,6 +138,36 @@ fn what_is_hidden_is_not_known() {
         apart(how, 1, || check_hidden(Ground::new(true), true));
         apart(how, 2, || check_hidden(Ground::new(false), false));
     }
+}
+
+#[test]
+fn without_descriptors_nothing_is_known_and_nothing_is_made_up() {
+    in_both_ways(|ground| {
+        ground.start(0, &actor("child write-pid a sleep end sleep"));
+        ground.pid_in("a");
+        assert_eq!(ground.rss(0).processes, 2);
+        let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        let accounts = ground.account();
+        setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();
+        assert_eq!(accounts.runs.iter().map(|usage| (usage.run, usage.rss)).collect::<Vec<_>>(), [(run(0), None)]);
+        assert_eq!(accounts.others, None);
+        assert_eq!(ground.rss(0).processes, 2);
+    });
+}
+
+#[test]
+fn a_storm_of_programs_is_counted_as_it_goes() {
+    in_both_ways(|ground| {
+        let leader = ground.start(0, &["/bin/sh", "-c", "while :; do /bin/true; /bin/true | /bin/true; done"].map(Into::into));
+        for _ in 0..300 {
+            ground.drain();
+            let usage = ground.usage(0);
+            let rss = usage.rss.unwrap();
+            assert!((1..8).contains(&rss.processes) && rss.anon < 20 * MB, "{rss:?}");
+            assert!(ground.accountant.processes(run(0)).iter().any(|seen| seen.pid == leader));
+        }
+    });
 }
 
 #[test]
@@ -352,7 +193,14 @@ fn what_a_run_holds_is_what_its_processes_tell() {
         let leader = ground.start(0, &python(code, "ready"));
         ground.pid_in("ready");
         let child = ground.pids(0).into_iter().find(|&pid| pid != leader).unwrap();
-        let usage = ground.usage(0);
+        // The child has its first steps to make.
+        let both = || [leader, child].map(|pid| ["RssAnon", "VmPTE"].map(|key| status_of(pid, key)));
+        let mut before = both();
+        let usage = until("both are at rest", || {
+            let usage = ground.usage(0);
+            let after = both();
+            (std::mem::replace(&mut before, after) == after).then_some(usage)
+        });
         let rss = usage.rss.unwrap();
         assert_eq!(rss.processes, 2);
         let sum = |key: &str| status_of(leader, key) + status_of(child, key);
