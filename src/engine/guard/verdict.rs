@@ -207,8 +207,15 @@ impl Guard {
     }
 
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
-        let best = self.candidates(instances, false, false).into_iter().next()?;
-        (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
+        let candidates = self.candidates(instances, false, false);
+        let best = candidates.first()?;
+        let worth = part(lines.limit, CHANGED);
+        // Not to and fro between two that hold about the same.
+        let present = candidates.iter().find(|one| self.tracks.get(one.index).is_some_and(|track| track.steered));
+        match present {
+            Some(present) if present.grown.saturating_add(worth) >= best.grown => Some(present.index),
+            Some(_) | None => (best.grown >= worth).then_some(best.index),
+        }
     }
 
     /// Whether the picture is new enough; if not, it is asked for, and this is asked again when it has come.
@@ -241,7 +248,12 @@ impl Guard {
             |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
         let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
         let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
+        // With time to spare, nobody is ended for being large: that is how much they need.
+        let nobody_grew = rule == Rule::Held && self.window(false) == WHOLE && !self.policy.confirm.is_zero();
         let helps = |one: &Candidate| {
+            if nobody_grew {
+                return false;
+            }
             let gain = gain(one);
             match rule {
                 Rule::Hard | Rule::Forecast => {
@@ -336,6 +348,10 @@ impl Guard {
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
             out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: best.estimate, at: hard, of: lines.limit, own: false }));
+        }
+        // This is how much they all need: the others are not to be tried in turn.
+        for track in &mut self.tracks {
+            track.history.accept();
         }
         true
     }
