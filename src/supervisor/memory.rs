@@ -18,7 +18,7 @@ use crate::linux::memory::limit::{Files, UsageOf, Watch};
 use crate::linux::memory::pss::{Job, Meter};
 use crate::linux::memory::steer::Steering;
 use crate::linux::memory::tmpfs;
-use crate::linux::memory::toll::{Toll, Unexplained};
+use crate::linux::memory::toll::{self, Toll, Unexplained};
 use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
@@ -188,10 +188,11 @@ impl Supervisor {
     pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
         let outcome = dead.outcome().clone();
         let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
+        let Memory { watch, toll, .. } = &mut self.memory;
         if outcome != Outcome::Signaled(Signal::KILL) {
+            toll.forget(dead.pid());
             return outcome;
         }
-        let Memory { watch, toll, .. } = &mut self.memory;
         let owners = &self.owners;
         let others = || {
             owners
@@ -202,7 +203,13 @@ impl Supervisor {
                 })
                 .collect()
         };
-        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), others, |pid| dead.also(pid));
+        let (oom, unexplained) = toll.judge(
+            dead.pid(),
+            run,
+            || watch.counters().oom_kills(),
+            others,
+            |pid| dead.also(pid).or_else(|| toll::is_being_killed(pid).then_some(Outcome::Signaled(Signal::KILL))),
+        );
         if let Some(unexplained) = unexplained {
             self.tell_unexplained(unexplained);
         }

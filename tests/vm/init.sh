@@ -46,7 +46,7 @@ until_true() {
     most=$(($(date +%s) + $1)) && shift
     while ! "$@" 2>/dev/null; do
         [ "$(date +%s)" -lt "$most" ] || { echo "waited in vain until: $*"; return 1; }
-        usleep 10000
+        usleep 50000
     done
 }
 

@@ -8,6 +8,7 @@
 
 mod delegated;
 mod facts;
+mod guard;
 mod init;
 mod limit;
 mod machine;

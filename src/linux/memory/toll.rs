@@ -4,6 +4,9 @@
 //! The count says how many, not who: a death is the OOM killer's when there are at least as many new kills as there are deaths by
 //! SIGKILL that firstmate did not cause and has not explained. When there are fewer, it cannot be said which of them it was, and none is claimed.
 //!
+//! Between the count and the death lies the time the kernel takes to free a process's memory, some 100 ms for a gigabyte: who is being killed in
+//! that moment may be the one that was counted, and stands beside the dead.
+//!
 //! What the count says and no death explains within a while was a process that is not firstmate's own child: a worker of a service, or
 //! something that docker exec started.
 
@@ -57,7 +60,7 @@ impl Toll {
     /// Whether this run's main process, dead and not reaped, was killed by the OOM killer.
     ///
     /// `count` reads the count; `others` gives the other runs that are alive as far as is known, with their main processes, and `also` how such a one
-    /// ended, if it has. What cannot be decided goes into `unexplained`.
+    /// ended, if it has, or is about to; see [`is_being_killed`]. What cannot be decided goes into `unexplained`.
     pub fn judge(
         &mut self,
         pid: u32,
@@ -108,6 +111,11 @@ impl Toll {
         (false, None)
     }
 
+    /// This process ended in another way than by SIGKILL, whatever was expected of it.
+    pub fn forget(&mut self, pid: u32) {
+        self.verdicts.remove(&pid);
+    }
+
     /// To be called now and then: kills that nobody's death has explained for a while.
     pub fn unexplained(&mut self, count: Option<u64>, now: Instant) -> Option<Unexplained> {
         let count = count?;
@@ -141,10 +149,49 @@ impl Toll {
     }
 }
 
+/// The flag of a process that is on its way out; see PF_EXITING in Linux's include/linux/sched.h.
+const EXITING: u64 = 0x4;
+/// SIGKILL in a set of signals.
+const KILL: u64 = 1 << 8;
+
+/// Whether a child that cannot be waited for yet is on its way out, or will be once it runs again: SIGKILL has been sent to it. A main thread that has
+/// ended is dead to see, and can be waited for only when the last of the others has freed the memory.
+#[must_use]
+pub fn is_being_killed(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|text| parse_is_being_killed(&text) == Some(true))
+}
+
+/// See proc_pid_stat(5): the name in parentheses may hold anything; then come field 3, the state, number 9, the flags, and number 31, the pending signals.
+fn parse_is_being_killed(text: &[u8]) -> Option<bool> {
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = std::str::from_utf8(text.get(end_of_name.checked_add(2)?..)?).ok()?.split(' ');
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let pending: u64 = fields.nth(21)?.parse().ok()?;
+    Some(matches!(state, "Z" | "X" | "x") || flags & EXITING != 0 || pending & KILL != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::{InstanceId, ServiceId};
+
+    #[test]
+    fn who_is_being_killed_is_told_from_who_lives() {
+        let stat = |state: char, flags: u32, pending: u32| {
+            let text = format!(
+                "17 (a) Z (b) {state} 1 17 17 0 -1 {flags} 9 0 0 0 1 2 0 0 20 0 1 0 500 3000 200 18446744073709551615 1 1 0 0 0 {pending} 0 0"
+            );
+            parse_is_being_killed(text.as_bytes())
+        };
+        // PF_FORKNOEXEC and others, SIGTERM.
+        assert_eq!(stat('S', 0x40_0040, 1 << 14), Some(false));
+        assert_eq!(stat('R', 0x40_0004, 0), Some(true));
+        assert_eq!(stat('R', 0x40_0000, 1 << 8), Some(true));
+        assert_eq!(stat('Z', 0x40_0000, 0), Some(true));
+        assert_eq!(parse_is_being_killed(b"17 (a) S 1"), None);
+        assert!(!is_being_killed(std::process::id()));
+    }
 
     const KILLED: Option<Outcome> = Some(Outcome::Signaled(Signal::KILL));
 

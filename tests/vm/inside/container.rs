@@ -41,6 +41,13 @@ pub fn as_nobody(command: &[&str]) -> Result<ExitCode, Failure> {
     Err(execute(command))
 }
 
+/// Without anything at /sys/fs/cgroup.
+pub fn without_cgroup(command: &[&str]) -> Result<ExitCode, Failure> {
+    // SAFETY: a string with its NUL.
+    check(unsafe { libc::umount2(c"/sys/fs/cgroup".as_ptr(), libc::MNT_DETACH) }, "unmounting /sys/fs/cgroup")?;
+    Err(execute(command))
+}
+
 /// PID 1 of its own namespaces in the cgroup that this process is in, which this process leaves to it.
 pub fn run(read_only: bool, command: &[&str]) -> Result<ExitCode, Failure> {
     // SAFETY: numbers only.

@@ -2,7 +2,8 @@
 //!
 //! `inside hog MIB` takes so much memory, says so, and waits · `inside container [ro] COMMAND...` runs a command as PID 1 of namespaces of its own
 //! (processes, mounts, cgroups), as a container runtime does: /proc is its own, and /sys/fs/cgroup shows its cgroup as the root, read-only
-//! with `ro`; its exit code is the command's, 128 + n for signal n · `inside nobody COMMAND...` runs it as user and group 65534 · `inside cgroups SCENARIO` see [`cgroups`] ·
+//! with `ro`; its exit code is the command's, 128 + n for signal n · `inside nobody COMMAND...` runs it as user and group 65534 ·
+//! `inside no-cgroup COMMAND...` within a container: with nothing at /sys/fs/cgroup · `inside cgroups SCENARIO` see [`cgroups`] ·
 //! `inside namespace COMMAND...` becomes a command in a cgroup namespace of its own · `inside limit COMMAND...` see [`limit::around`].
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "a test waits for its own children")]
@@ -24,10 +25,11 @@ fn main() -> ExitCode {
         Some((&"container", ["ro", command @ ..])) => container::run(true, command),
         Some((&"container", command)) => container::run(false, command),
         Some((&"nobody", command)) => container::as_nobody(command),
+        Some((&"no-cgroup", command)) => container::without_cgroup(command),
         Some((&"namespace", [program, arguments @ ..])) => limit::in_namespace(program, arguments),
         Some((&"limit", [program, arguments @ ..])) => limit::around(program, arguments),
         Some((&"cgroups", [scenario])) => cgroups::play(scenario),
-        _ => Err("usage: inside hog MIB | container [ro] COMMAND... | nobody COMMAND... | namespace COMMAND... | limit COMMAND... | cgroups SCENARIO".into()),
+        _ => Err("usage: inside hog MIB | container [ro] COMMAND... | nobody COMMAND... | no-cgroup COMMAND... | namespace COMMAND... | limit COMMAND... | cgroups SCENARIO".into()),
     };
     done.unwrap_or_else(|error| {
         println!("inside: {error}");
