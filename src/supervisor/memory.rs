@@ -18,7 +18,7 @@ use crate::linux::memory::limit::{Files, UsageOf, Watch};
 use crate::linux::memory::pss::{Job, Meter};
 use crate::linux::memory::steer::Steering;
 use crate::linux::memory::tmpfs;
-use crate::linux::memory::toll::{Toll, Unexplained};
+use crate::linux::memory::toll::{self, Toll, Unexplained};
 use crate::linux::probe::Hosts;
 use crate::linux::reap::Dead;
 use crate::observe::Level;
@@ -172,6 +172,9 @@ impl Supervisor {
         if let Some(unexplained) = self.memory.toll.unexplained(count, Instant::now()) {
             self.tell_unexplained(unexplained);
         }
+        if let Some(cgroups) = &mut self.memory.cgroups {
+            cgroups.forget_oom_kills();
+        }
         self.memory.check_at = now.after(if self.memory.toll.is_pending() { CHECK_SOON } else { CHECK });
     }
 
@@ -191,7 +194,11 @@ impl Supervisor {
         if outcome != Outcome::Signaled(Signal::KILL) {
             return outcome;
         }
-        let Memory { watch, toll, .. } = &mut self.memory;
+        let Memory { watch, toll, cgroups, .. } = &mut self.memory;
+        if let Some(kills) = cgroups.as_mut().and_then(|cgroups| cgroups.new_oom_kills(run)) {
+            let oom = toll.judge_by_own_count(dead.pid(), run, kills);
+            return if oom { Outcome::OomKilled } else { outcome };
+        }
         let owners = &self.owners;
         let others = || {
             owners
@@ -202,7 +209,7 @@ impl Supervisor {
                 })
                 .collect()
         };
-        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), others, |pid| dead.also(pid));
+        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), toll::dying, others, |pid| dead.also(pid));
         if let Some(unexplained) = unexplained {
             self.tell_unexplained(unexplained);
         }
