@@ -5,13 +5,15 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build helpers musl run setup test lint unit sim fuzz docker-images docker-test bench clean
+.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-matrix docker-test bench clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
 	@echo 'make test    everything: format, lints, docs, tests, simulation, fuzzing, images'
 	@echo 'make build   the static binary: $(BINARY)'
+	@echo 'make guard-matrix  the memory guard against real leaks, all of it; writes docs/guard-matrix.md'
 	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
+	@echo 'make guard-matrix   everything about the memory guard, to docs/guard-matrix.md: an hour or two'
 
 build musl:
 	tests/setup rust
@@ -30,7 +32,7 @@ setup:
 # The order is cheapest first; the images are made while the tests compile.
 test: setup lint build
 	tests/docker/images $(BINARY)
-	$(MAKE) unit sim fuzz docker-test
+	$(MAKE) unit sim fuzz guard docker-test
 
 lint:
 	cargo fmt --check
@@ -39,10 +41,19 @@ lint:
 
 # Against the binary that ships, as PID 1 in namespaces of their own, with the real programs.
 unit: helpers
-	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast -E 'not binary(sim) and not binary(docker)'
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast \
+		-E 'not (binary(sim) or binary(guard_sim) or binary(guard) or binary(guard_real) or binary(vm) or binary(docker))'
 
 sim:
 	cargo nextest run --locked --cargo-profile sim --test sim --no-capture
+	cargo nextest run --locked --cargo-profile sim --test guard_sim
+
+# A sample of every item of the memory guard, against real processes in real cgroups.
+guard: helpers
+	tests/docker/images $(BINARY)
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test guard --test guard_real --test vm
+
+# All of it, into docs/guard-matrix.md.
 
 fuzz:
 	fuzz/run 5
@@ -53,6 +64,10 @@ docker-test:
 bench: build
 	tests/setup packages
 	benches/run --firstmate $(BINARY)
+
+guard-matrix: setup helpers
+	tests/docker/images $(BINARY)
+	tests/guard/matrix
 
 clean:
 	cargo clean

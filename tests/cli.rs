@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use firstmate::engine::Incidents;
 use firstmate::engine::status::{Phase, Status};
 use firstmate::server::{Answer, Limits, Reply, Request, Verdict};
-use stand::{Answering, Directory, Stand, healthy, measured, stack};
+use stand::{Answering, Directory, INCIDENTS, Stand, healthy, measured, stack};
 
 /// Exit code, stdout and stderr.
 type Ended = (i32, String, String);
@@ -65,6 +66,44 @@ fn status_shows_the_table_and_its_exit_code_is_the_verdict() {
     let mut command = command(&["status", "nginx", "--socket", stand.path().to_str().unwrap()]);
     command.env("FIRSTMATE_SOCKET", "/nowhere");
     assert_eq!(ended(command).0, 0);
+}
+
+#[test]
+fn why_shows_the_incidents_that_were_asked_for() {
+    const REDIS: &str = "\
+2027-01-01T00:00:00.007Z, 4 min 9 s ago: redis.1 (run 1) exited with code 1 after 900 ms
+  done    started again after 500 ms
+";
+    const WORKER: &str = "\
+2027-01-01T00:01:00.007Z, 3 min 9 s ago: worker.2 (run 1) was killed by the kernel's OOM killer after 1 min
+  done    given up, after 10 failed runs in a row
+  try     raise the container's limit, have the service use less, or lower `restart_above` in [memory]
+";
+    const CONTAINER: &str = "\
+2027-01-01T00:03:19.007Z, 50 s ago: the kernel's OOM killer killed 1 process of the container
+  who     the main process of no service
+  try     raise the container's limit, have the service use less, or lower `restart_above` in [memory]
+";
+    let stand = Stand::new(stack());
+    let dropped = "2 older incidents are not kept any more\n";
+    let all = format!("{REDIS}\n{WORKER}\n{CONTAINER}");
+    assert_eq!(on(&stand, &["why"]), say(0, &all, dropped));
+    assert_eq!(on(&stand, &["why", "nginx", "all"]), say(0, &all, dropped));
+    assert_eq!(on(&stand, &["why", "worker"]), say(0, &format!("{WORKER}\n{CONTAINER}"), dropped));
+    assert_eq!(on(&stand, &["why", "worker.1"]), say(0, CONTAINER, dropped));
+    assert_eq!(on(&stand, &["why", "redis.1", "-n", "1"]), say(0, CONTAINER, dropped));
+    assert_eq!(on(&stand, &["why", "-n", "2"]), say(0, &format!("{WORKER}\n{CONTAINER}"), dropped));
+    let unknown = "error: no service or instance is called `ngnix`\n  = help: did you mean `nginx`?\n";
+    assert_eq!(on(&stand, &["why", "ngnix"]), say(4, "", unknown));
+
+    let (code, stdout, stderr) = on(&stand, &["why", "--json"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let (shown, given): (Incidents, Incidents) = (serde_json::from_str(&stdout).unwrap(), serde_json::from_str(INCIDENTS).unwrap());
+    assert_eq!(shown, given);
+    let shown: Incidents = serde_json::from_str(&on(&stand, &["why", "--json", "redis", "-n", "1"]).1).unwrap();
+    assert_eq!(shown.incidents, given.incidents[2..]);
+    let (code, _, stderr) = ended(command(&["why", "--socket", "/nowhere"]));
+    assert!(code == 4 && stderr.contains("no firstmate answers"), "{stderr}");
 }
 
 #[test]

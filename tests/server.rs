@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::status::{Phase, Status};
 use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of};
-use stand::{Answering, Counted, Directory, Stand, exchange, expected, healthy, masked, measured, request, stack};
+use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OK: &str = "200 OK";
@@ -82,6 +82,37 @@ readyz check passed
         let head = whole.split_inclusive("\r\n\r\n").next().unwrap();
         assert_eq!(stand.over_tcp("HEAD", target), head, "HEAD {target}");
     }
+}
+
+#[test]
+fn metrics_come_in_the_format_that_is_asked_for() {
+    const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+    const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let stand = Stand::new(stack());
+    for (accept, kind, body) in [
+        ("text/plain", PROMETHEUS, "Prometheus\n"),
+        ("*/*", PROMETHEUS, "Prometheus\n"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", OPEN, "OpenMetrics\n"),
+    ] {
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+        let answer = expected(OK, kind, "Vary: accept\r\n", body);
+        assert_eq!(exchange(stand.tcp(), &request), answer, "{accept}");
+        assert_eq!(exchange(stand.unix(), &request), answer, "{accept}");
+        let head = answer.split_inclusive("\r\n\r\n").next().unwrap();
+        assert_eq!(exchange(stand.tcp(), &request.replace("GET", "HEAD")), head, "{accept}");
+    }
+    assert_eq!(stand.over_tcp("GET", "/metrics"), expected(OK, PROMETHEUS, "Vary: accept\r\n", "Prometheus\n"));
+    assert_eq!(stand.over_tcp("GET", "/metrics/x"), plain("404 Not Found", "404 page not found\n"));
+    let refused = expected("405 Method Not Allowed", PLAIN, "Allow: GET, HEAD\r\n", "405 method not allowed: use GET, HEAD\n");
+    assert_eq!(stand.over_tcp("POST", "/metrics"), refused);
+}
+
+#[test]
+fn incidents_are_for_the_unix_socket_alone() {
+    let stand = Stand::new(stack());
+    assert_eq!(stand.over_tcp("GET", "/incidents"), plain("404 Not Found", "404 page not found\n"));
+    assert_eq!(stand.over_unix("GET", "/incidents"), expected(OK, "application/json", "", &format!("{INCIDENTS}\n")));
+    assert_eq!(stand.over_unix("GET", "/incidents/1"), plain("404 Not Found", "404 page not found\n"));
 }
 
 #[test]

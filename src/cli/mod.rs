@@ -15,6 +15,7 @@ mod status;
 mod table;
 mod verbs;
 mod version;
+mod why;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ enum Command {
     Stop(verbs::StopArgs),
     Restart(verbs::RestartArgs),
     Status(status::StatusArgs),
+    Why(why::WhyArgs),
     Check(check::CheckArgs),
     CheckConfig(check_config::CheckConfigArgs),
     Shutdown(shutdown::ShutdownArgs),
@@ -112,6 +114,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Some(Command::Stop(args)) => verbs::run("stop", &args.named),
         Some(Command::Restart(args)) => verbs::run("restart", &args.named),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Why(args)) => why::run(&args),
         Some(Command::Check(args)) => Ok(check::run(&args)),
         Some(Command::CheckConfig(args)) => check_config::run(&args),
         Some(Command::Shutdown(args)) => shutdown::run(&args),
@@ -138,7 +141,7 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 9);
+        assert_eq!(seen, 10);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::memory::{MemoryAction, MemoryEvent, MemoryNotice};
 use super::outcome::Outcome;
 use super::spec::ServiceId;
@@ -167,7 +169,8 @@ pub enum Action {
 }
 
 /// Why firstmate ended, or is restarting, a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// It ended by itself, or could not be started.
     Crash,

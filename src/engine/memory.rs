@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::RunId;
 use super::status::{LimitSource, MemoryMethod};
 
@@ -91,7 +93,7 @@ pub struct Usage {
 }
 
 /// One process, to be named in a message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its pid.
     pub pid: u32,
@@ -173,7 +175,8 @@ pub enum MemoryAction {
 }
 
 /// Why the guard acted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rule {
     /// Above `restart_above` for `confirm`.
     Held,
@@ -284,6 +287,15 @@ pub enum MemoryNotice {
         of: u64,
         /// Its own line.
         own: bool,
+    },
+    /// The grace period of a run that is being ended is over early, for want of memory: SIGKILL follows.
+    GraceOver {
+        /// Which run.
+        run: RunId,
+        /// The container's hard memory.
+        hard: u64,
+        /// The limit in force.
+        limit: u64,
     },
     /// Back below the line.
     Receded {

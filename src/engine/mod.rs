@@ -6,6 +6,7 @@
 mod backoff;
 pub mod event;
 mod guard;
+pub mod incident;
 mod instance;
 pub mod memory;
 pub mod outcome;
@@ -23,6 +24,7 @@ mod transitions;
 mod view;
 
 pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
+pub use incident::Incidents;
 pub use memory::{MemoryAction, MemoryEvent, MemoryNotice};
 pub use outcome::{LaunchError, Outcome, Stage};
 pub use signal::Signal;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::backoff::Rng;
 use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
 use super::guard::{Decision, Guard, May};
+use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::MemoryEvent;
 use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, Spec, Victim};
@@ -23,6 +24,7 @@ pub struct Engine {
     pub(super) instances: Vec<Instance>,
     pub(super) phase: Phase,
     pub(super) guard: Guard,
+    pub(super) journal: Journal,
     stop_timeout: Duration,
     drain: Duration,
     rng: Rng,
@@ -109,6 +111,7 @@ impl Engine {
             instances,
             phase: Phase::Serving,
             guard,
+            journal: Journal::default(),
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
@@ -186,11 +189,14 @@ impl Engine {
         if matches!(self.phase, Phase::Ended { .. }) {
             return;
         }
+        let witness = self.witness(now, &event);
+        let before = out.len();
         let consequence = self.take(now, event, out);
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
         self.tick(now, out);
         self.reconcile(now, out);
+        self.record(now, witness, out.get(before..).unwrap_or_default());
     }
 
     /// News of memory, and what the guard makes of it.

@@ -15,6 +15,9 @@ pub struct Status {
     pub pid: u32,
     /// Since firstmate started.
     pub uptime_ms: u64,
+    /// When firstmate started, in milliseconds since 1970; absent when nobody told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_unix_ms: Option<u64>,
     /// Where the whole stack is in its life.
     pub phase: Phase,
     /// May it take work: every essential instance is up and ready, and no stop was asked for.

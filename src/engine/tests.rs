@@ -1,5 +1,7 @@
 //! One rule each, on virtual time, through the engine's own door: events in, actions out.
 
+mod incidents;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -53,6 +53,7 @@ impl Engine {
             version: version.to_owned(),
             pid,
             uptime_ms: millis(now.since(self.began)),
+            started_unix_ms: None,
             phase,
             ready,
             live: !self.phase.why().is_some_and(is_beyond_repair),
@@ -119,7 +120,8 @@ impl Engine {
             state,
             ready: is_ready(service, instance),
             pid: instance.life().and_then(|life| life.pid),
-            uptime_ms: instance.life().map(|life| millis(now.since(life.since))),
+            // So that the difference between the two uptimes, the moment of its start, is the same whenever it is asked for.
+            uptime_ms: instance.life().map(|life| millis(now.since(self.began)).saturating_sub(millis(life.since.since(self.began)))),
             run: instance.runs,
             restarts: instance.restarts,
             why,

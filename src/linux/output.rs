@@ -507,7 +507,7 @@ pub enum SinkKind {
     /// send(2) with MSG_DONTWAIT.
     Socket,
     /// A file, or anything else of which epoll cannot say when it takes more. Its own thread waits for it, so that a slow or full
-    /// disk stops that thread alone. It is firstmate's only second thread, and it never waits for children.
+    /// disk stops that thread alone. It never waits for children.
     Thread,
 }
 

@@ -415,19 +415,20 @@ impl Trees {
         children
     }
 
-    /// Replaces `children` by them.
-    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) {
+    /// Replaces `children` by them. Returns false when they cannot be read: there is no descriptor left.
+    fn read_own_children(&mut self, own: u32, children: &mut Vec<u32>) -> bool {
         children.clear();
         if self.own_children.is_none() {
             self.own_children = File::open(format!("/proc/{own}/task/{own}/children")).ok();
         }
-        let Some(file) = &mut self.own_children else { return };
+        let Some(file) = &mut self.own_children else { return false };
         self.text.clear();
         if file.seek(SeekFrom::Start(0)).and_then(|_| read_all(file, &mut self.text)).is_err() {
             // As good as not there; opened anew next time.
             self.own_children = None;
         }
         children.extend(self.text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        self.own_children.is_some()
     }
 
     /// Only where there is somebody to compare with: most runs end without.
@@ -645,20 +646,27 @@ impl Kin {
 }
 
 /// Appends the children of a process. Each thread has those it forked; see proc_tid_children(5).
-fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) {
+///
+/// Returns false when it was not the process's end that cut the list short: there is no descriptor left.
+fn read_children(pid: u32, text: &mut Vec<u8>, children: &mut Vec<u32>) -> bool {
+    let mut whole = true;
     let mut of_thread = |thread: u32| {
         text.clear();
-        if File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)).is_ok() {
-            children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>));
+        match File::open(format!("/proc/{pid}/task/{thread}/children")).and_then(|mut file| read_all(&mut file, text)) {
+            Ok(()) => children.extend(text.split(|&byte| byte == b' ').filter_map(parse_number::<u32>)),
+            Err(error) => whole &= matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)),
         }
     };
     // With one thread, which the link count of the directory tells (2 and the threads), there is no need to list them.
     let tasks = format!("/proc/{pid}/task");
-    if std::fs::metadata(&tasks).is_ok_and(|tasks| tasks.nlink() == 3) {
+    let links = std::fs::metadata(&tasks).map(|tasks| tasks.nlink());
+    if links.as_ref().is_ok_and(|&links| links == 3) {
         of_thread(pid);
-    } else {
-        numbers_in(&tasks).into_iter().for_each(of_thread);
+        return whole;
     }
+    let threads = numbers_in(&tasks);
+    threads.iter().copied().for_each(of_thread);
+    whole && (links.is_err() || !threads.is_empty())
 }
 
 /// As `read_to_end`, which asks for the size first: a file in /proc has none.

@@ -216,6 +216,15 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + year, month, day)
 }
 
+/// A moment as it stands in a line that is not for a terminal: `2026-01-02T03:04:05.678Z`. In milliseconds since 1970.
+#[must_use]
+pub fn utc(unix_ms: u64) -> String {
+    let second = unix_ms / 1000;
+    let (year, month, day) = civil_from_days(second / 86_400);
+    let (hour, minute, second) = clock(second);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", unix_ms % 1000)
+}
+
 /// Hour, minute and second by the time zone of the environment (TZ, /etc/localtime); UTC where there is none.
 fn local_time(second: u64) -> (u64, u64, u64) {
     // The type is left to inference: libc calls the name `time_t` deprecated on musl.
@@ -279,6 +288,12 @@ mod tests {
         let mut out = Vec::new();
         format.service_line(&mut out, at(NEW_YEARS_EVE + 1, 120), "db.12", 3, Stream::Err, b"\xff\0", false);
         assert_eq!(out, b"2027-01-01T00:00:00.120Z db.12 err | \xff\0\n");
+    }
+
+    #[test]
+    fn a_moment_reads_as_it_does_in_a_line() {
+        assert_eq!(utc(NEW_YEARS_EVE * 1000 + 7), "2026-12-31T23:59:59.007Z");
+        assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

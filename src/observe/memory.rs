@@ -109,6 +109,10 @@ pub(super) fn write(text: &mut String, notice: &MemoryNotice, names: &dyn Names)
             write!(text, "; left alone until it grows")?;
             Level::Warn
         }
+        MemoryNotice::GraceOver { run, hard, limit } => {
+            write!(text, "no time is left for the grace period of {}: {}", InstanceName(run.instance, names), InUse(*hard, *limit))?;
+            Level::Warn
+        }
         MemoryNotice::Receded { hard, limit, after } => {
             write!(text, "memory is back below the line after {}: {}", duration(*after), InUse(*hard, *limit))?;
             Level::Info
@@ -535,6 +539,15 @@ mod tests {
             MemoryNotice::Receded { hard: 201 * MIB, limit: 512 * MIB, after: secs(14) },
             Level::Info,
             "memory is back below the line after 14 s: 201 MiB of 512 MiB (39.3%) in use",
+        );
+    }
+
+    #[test]
+    fn a_grace_period_that_memory_ends() {
+        says(
+            MemoryNotice::GraceOver { run: run(0, 1), hard: 487 * MIB, limit: 512 * MIB },
+            Level::Warn,
+            "no time is left for the grace period of web.1: 487 MiB of 512 MiB (95.1%) in use",
         );
     }
 

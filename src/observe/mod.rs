@@ -4,9 +4,10 @@
 
 mod format;
 mod memory;
+pub mod metrics;
 pub mod notice;
 mod own;
 
-pub use format::{Format, Level, Stream, no_colour_wanted};
+pub use format::{Format, Level, Stream, no_colour_wanted, utc};
 pub use notice::{Names, duration};
 pub use own::{OwnLines, install};

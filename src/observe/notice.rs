@@ -191,7 +191,8 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
 }
 
 /// Signals somebody sends, unlike those that tell a process of its own fault.
-fn is_sent(signal: Signal) -> bool {
+#[must_use]
+pub fn is_sent(signal: Signal) -> bool {
     const FAULTS: [&str; 9] = ["ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "PIPE", "XFSZ", "SYS"];
     !FAULTS.iter().any(|name| Signal::parse(name) == Some(signal))
 }
@@ -319,7 +320,8 @@ impl Display for ErrnoText {
 }
 
 /// How to mend a failed start, where that is known.
-fn hint(error: &LaunchError) -> Option<&'static str> {
+#[must_use]
+pub fn hint(error: &LaunchError) -> Option<&'static str> {
     let errno = Errno::from_raw(error.errno);
     Some(match (error.stage, errno) {
         (_, Errno::EMFILE) => "raise the limit of open files firstmate is started with (`ulimit -n`)",

@@ -6,6 +6,7 @@
 //!
 //! The serve functions run on a current-thread runtime inside a `tokio::task::LocalSet`.
 
+mod accept;
 mod listen;
 mod page;
 mod probes;
@@ -17,4 +18,4 @@ mod verbs;
 pub use listen::{Context, Counters, Limits, TcpError, bind_tcp, serve_tcp, serve_unix};
 pub use socket::{BindError, Problem, SocketPath, UnixSocket, bind_first, default_sockets, sockets_of};
 pub use text::printable;
-pub use verbs::{Answer, Backend, Reply, Request, Verdict};
+pub use verbs::{Answer, Backend, MetricsFormat, Reply, Request, Verdict};

@@ -9,9 +9,10 @@ use hyper::header::{
 };
 use hyper::{Method, Response, StatusCode, Uri};
 
+use super::accept::metrics_format;
 use super::page;
 use super::probes::{self, Probed, Question};
-use super::verbs::{Backend, Reply, Request};
+use super::verbs::{Backend, MetricsFormat, Reply, Request};
 use crate::engine::status::Status;
 
 /// Who is asking.
@@ -66,6 +67,8 @@ enum Route {
     Whole(Question, &'static str),
     One(Question, String),
     Status,
+    Metrics,
+    Incidents,
     Page,
     Verb(Verb),
     Unknown,
@@ -81,6 +84,9 @@ enum Verb {
 
 const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// Prometheus 3 refuses a scrape whose type is not exactly one it knows.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 
 /// Answers a request. Waits only for a verb's own end.
@@ -89,7 +95,7 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
     let allowed = match route {
         Route::Unknown => return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
         Route::Verb(_) => "POST",
-        Route::Whole(..) | Route::One(..) | Route::Status | Route::Page => "GET, HEAD",
+        Route::Whole(..) | Route::One(..) | Route::Status | Route::Metrics | Route::Incidents | Route::Page => "GET, HEAD",
     };
     if !allowed.split(", ").any(|name| name == method.as_str()) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, format!("405 method not allowed: use {allowed}\n"));
@@ -111,6 +117,20 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the status: {error}\n")),
             }
         }
+        Route::Metrics => {
+            let format = metrics_format(&headers);
+            let kind = match format {
+                MetricsFormat::Prometheus => METRICS,
+                MetricsFormat::OpenMetrics => OPEN_METRICS,
+            };
+            let mut response = reply(StatusCode::OK, kind, backend.metrics(format));
+            response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+            response
+        }
+        Route::Incidents => match serde_json::to_string(&backend.incidents()) {
+            Ok(text) => reply(StatusCode::OK, JSON, text + "\n"),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the incidents: {error}\n")),
+        },
         Route::Page => {
             let status = shown(backend.status(), reasons);
             let mut response = if wants_html(&headers) {
@@ -140,6 +160,9 @@ fn route(path: &str, peer: Peer) -> Route {
         "readyz" => (Question::Ready, "readyz"),
         "startupz" => (Question::Started, "startupz"),
         "status" if rest.is_none() => return Route::Status,
+        "metrics" if rest.is_none() => return Route::Metrics,
+        // Reasons and names of processes are all there is in it, so there is nothing to show of it elsewhere.
+        "incidents" if rest.is_none() && matches!(peer, Peer::Unix { .. }) => return Route::Incidents,
         "" if rest.is_none() => return Route::Page,
         "v1" if matches!(peer, Peer::Unix { .. }) => {
             return match rest {
@@ -331,6 +354,14 @@ mod tests {
     impl Backend for Fixed {
         fn status(&self) -> Status {
             self.0.clone()
+        }
+
+        fn incidents(&self) -> crate::engine::Incidents {
+            panic!("incidents over TCP");
+        }
+
+        fn metrics(&self, _: MetricsFormat) -> String {
+            String::new()
         }
 
         fn request(&self, verb: Request) -> tokio::sync::oneshot::Receiver<Reply> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::engine::Incidents;
 use crate::engine::status::Status;
 
 /// The supervisor as the server sees it.
@@ -10,9 +11,24 @@ pub trait Backend {
     /// What is true now. Called for every request, so it must be cheap and must not block.
     fn status(&self) -> Status;
 
+    /// The incidents that are kept. Bounded, so as cheap.
+    fn incidents(&self) -> Incidents;
+
+    /// The whole text of `/metrics`.
+    fn metrics(&self, format: MetricsFormat) -> String;
+
     /// Carries out a verb. The receiver gets the reply once the verb is done with; a dropped sender is told to the client as a supervisor
     /// that is going away.
     fn request(&self, verb: Request) -> oneshot::Receiver<Reply>;
+}
+
+/// The two formats of `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsFormat {
+    /// `text/plain; version=0.0.4`.
+    Prometheus,
+    /// `application/openmetrics-text; version=1.0.0`.
+    OpenMetrics,
 }
 
 /// A verb. Names are `NAME`, `NAME.1` or `all`, not resolved yet and never empty.

@@ -191,10 +191,11 @@ impl Supervisor {
     pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
         let outcome = dead.outcome().clone();
         let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
+        let Memory { watch, toll, cgroups, .. } = &mut self.memory;
         if outcome != Outcome::Signaled(Signal::KILL) {
+            toll.forget(dead.pid());
             return outcome;
         }
-        let Memory { watch, toll, cgroups, .. } = &mut self.memory;
         if let Some(kills) = cgroups.as_mut().and_then(|cgroups| cgroups.new_oom_kills(run)) {
             let oom = toll.judge_by_own_count(dead.pid(), run, kills);
             return if oom { Outcome::OomKilled } else { outcome };
@@ -209,7 +210,13 @@ impl Supervisor {
                 })
                 .collect()
         };
-        let (oom, unexplained) = toll.judge(dead.pid(), run, || watch.counters().oom_kills(), toll::dying, others, |pid| dead.also(pid));
+        let (oom, unexplained) = toll.judge(
+            dead.pid(),
+            run,
+            || watch.counters().oom_kills(),
+            others,
+            |pid| dead.also(pid).or_else(|| toll::is_being_killed(pid).then_some(Outcome::Signaled(Signal::KILL))),
+        );
         if let Some(unexplained) = unexplained {
             self.tell_unexplained(unexplained);
         }

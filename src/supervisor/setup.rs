@@ -43,6 +43,7 @@ pub(super) fn cannot_run(what: &str, error: &std::io::Error) -> u8 {
 
 pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reaper: Reaper) -> u8 {
     let origin = Instant::now();
+    let started_unix_ms = unix_ms();
     let Loaded { spec, settings, warnings, path, .. } = loaded;
     let hosts = if needs_hosts(&spec) { Hosts::read() } else { Hosts::default() };
     let (services_count, instances) =
@@ -78,7 +79,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     }
 
     let (sender, messages) = mpsc::unbounded_channel();
-    let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, messages: sender.clone() });
+    let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, started_unix_ms, messages: sender.clone() });
     let context = server::Context::new(counter);
 
     let named = options.socket.or_else(|| settings.socket.as_ref().map(|path| SocketPath::parse(path.as_os_str())));
@@ -190,6 +191,12 @@ fn needs_hosts(spec: &Spec) -> bool {
 /// 0, the usual value, where it cannot be read.
 fn own_oom_score_adj() -> i32 {
     std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Milliseconds since 1970; `None` where the clock was never set.
+fn unix_ms() -> Option<u64> {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
 }
 
 /// For the jitter only: copies of a container that are started together should not restart their services together.

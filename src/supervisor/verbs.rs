@@ -10,8 +10,9 @@ use tokio::sync::oneshot;
 use super::Message;
 use crate::engine::event::earlier;
 use crate::engine::status::{InstanceStatus, Phase, StateName, Status};
-use crate::engine::{Command, Engine, Event, InstanceId, ShutdownCause, Timestamp, Verb};
-use crate::server::{Answer, Backend, Reply, Request, Verdict};
+use crate::engine::{Command, Engine, Event, Incidents, InstanceId, ShutdownCause, Timestamp, Verb};
+use crate::observe::metrics::{self, Exposition};
+use crate::server::{Answer, Backend, MetricsFormat, Reply, Request, Verdict};
 
 /// Beyond the service's own `stop_timeout` and `start_timeout`.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -26,13 +27,33 @@ pub(super) struct Asked {
 pub(super) struct Counter {
     pub(super) engine: Rc<RefCell<Engine>>,
     pub(super) origin: Instant,
+    /// The same moment by the clock on the wall, in milliseconds since 1970. As it was then: a start does not move when the clock is set.
+    pub(super) started_unix_ms: Option<u64>,
     pub(super) messages: UnboundedSender<Message>,
+}
+
+impl Counter {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
 }
 
 impl Backend for Counter {
     fn status(&self) -> Status {
-        let now = Timestamp::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        self.engine.borrow().status(now, env!("CARGO_PKG_VERSION"), std::process::id())
+        let status = self.engine.borrow().status(self.now(), env!("CARGO_PKG_VERSION"), std::process::id());
+        Status { started_unix_ms: self.started_unix_ms, ..status }
+    }
+
+    fn incidents(&self) -> Incidents {
+        self.engine.borrow().incidents(self.now(), self.started_unix_ms)
+    }
+
+    fn metrics(&self, format: MetricsFormat) -> String {
+        let exposition = match format {
+            MetricsFormat::Prometheus => Exposition::Prometheus,
+            MetricsFormat::OpenMetrics => Exposition::OpenMetrics,
+        };
+        metrics::render(&self.status(), exposition)
     }
 
     fn request(&self, request: Request) -> oneshot::Receiver<Reply> {

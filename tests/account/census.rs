@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::ground::{Ground, MB, apart, docker_capabilities, in_both_ways, kill, python, run, status_of};
 use crate::stage::{actor, alone, until};
 
@@ -136,6 +138,36 @@ fn what_is_hidden_is_not_known() {
         apart(how, 1, || check_hidden(Ground::new(true), true));
         apart(how, 2, || check_hidden(Ground::new(false), false));
     }
+}
+
+#[test]
+fn without_descriptors_nothing_is_known_and_nothing_is_made_up() {
+    in_both_ways(|ground| {
+        ground.start(0, &actor("child write-pid a sleep end sleep"));
+        ground.pid_in("a");
+        assert_eq!(ground.rss(0).processes, 2);
+        let (before, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 3, hard).unwrap();
+        let accounts = ground.account();
+        setrlimit(Resource::RLIMIT_NOFILE, before, hard).unwrap();
+        assert_eq!(accounts.runs.iter().map(|usage| (usage.run, usage.rss)).collect::<Vec<_>>(), [(run(0), None)]);
+        assert_eq!(accounts.others, None);
+        assert_eq!(ground.rss(0).processes, 2);
+    });
+}
+
+#[test]
+fn a_storm_of_programs_is_counted_as_it_goes() {
+    in_both_ways(|ground| {
+        let leader = ground.start(0, &["/bin/sh", "-c", "while :; do /bin/true; /bin/true | /bin/true; done"].map(Into::into));
+        for _ in 0..300 {
+            ground.drain();
+            let usage = ground.usage(0);
+            let rss = usage.rss.unwrap();
+            assert!((1..8).contains(&rss.processes) && rss.anon < 20 * MB, "{rss:?}");
+            assert!(ground.accountant.processes(run(0)).iter().any(|seen| seen.pid == leader));
+        }
+    });
 }
 
 #[test]

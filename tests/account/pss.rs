@@ -9,12 +9,14 @@ use firstmate::engine::memory::{MemoryEvent, Pss};
 use firstmate::engine::status::MemoryMethod;
 use firstmate::linux::memory::pss::{Job, Meter};
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::ground::{Ground, MB, docker_capabilities, kill, python, run, status_of};
-use crate::stage::{PATIENCE, actor, until};
+use crate::stage::{PATIENCE, actor, until, words};
 
 type Answers = BTreeMap<RunId, Option<Pss>>;
 
-fn meter() -> (Meter<impl Fn(MemoryEvent) + Clone + Send>, Receiver<MemoryEvent>) {
+fn meter() -> (Meter, Receiver<MemoryEvent>) {
     let (sender, receiver): (Sender<MemoryEvent>, _) = channel();
     (Meter::new(move |event| sender.send(event).unwrap()), receiver)
 }
@@ -116,6 +118,57 @@ fn under_dockers_capabilities_a_users_program_is_read_as_its_user_and_a_hidden_o
     assert!((0..4).all(|service| ground.rss(service).anon > 20 * MB));
     // SAFETY: numbers only.
     assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 1, "this process is as it was");
+    ground.clear();
+}
+
+/// php-fpm's workers become another user without executing anything, and cannot be looked into unless its file says so.
+#[test]
+fn php_fpm_is_read_where_it_lets_itself_be_read() {
+    let mut ground = Ground::new(true);
+    docker_capabilities();
+    for (service, dumpable) in [(0, "no"), (1, "yes")] {
+        let text = format!(
+            "[global]\nerror_log = /dev/null\n[www]\nuser = www-data\ngroup = www-data\nlisten = {}/{dumpable}.sock\nprocess.dumpable = {dumpable}\n\
+             pm = static\npm.max_children = 5\n",
+            ground.scratch.display()
+        );
+        std::fs::write(ground.scratch.join(format!("{dumpable}.conf")), text).unwrap();
+        ground.start(service, &words(&format!("/usr/sbin/php-fpm8.2 -F -y {dumpable}.conf")));
+        let is_worker = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("\nUid:\t33\t33\t33\t33\n");
+        let sleeps = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") S ");
+        until("all workers wait", || {
+            let pids = ground.pids(service);
+            (pids.iter().filter(|&&pid| is_worker(pid) && sleeps(pid)).count() == 5).then_some(())
+        });
+    }
+    assert_eq!(ground.pss(0), None);
+    let pss = ground.pss(1).unwrap();
+    let rss = ground.rss(1);
+    assert_eq!(pss.method, MemoryMethod::PssAsUser);
+    assert!(pss.bytes < rss.anon + rss.shmem + rss.kernel, "{pss:?} {rss:?}");
+    ground.clear();
+}
+
+#[test]
+fn without_a_thread_there_is_no_number() {
+    let mut ground = Ground::new(true);
+    ground.start(0, &actor("sleep"));
+    let job = ground.job(0);
+    let (mut meter, receiver) = meter();
+    let (before, most) = getrlimit(Resource::RLIMIT_NPROC).unwrap();
+    let limit = |count: u64| setrlimit(Resource::RLIMIT_NPROC, count, most).unwrap();
+    // SAFETY: numbers only. Another user may have no more processes; root may.
+    unsafe {
+        limit(0);
+        assert_eq!(libc::setresuid(33, 33, 0), 0);
+        meter.measure(vec![job.clone()], false);
+        assert_eq!(libc::setresuid(0, 0, 0), 0);
+        limit(before);
+    }
+    assert_eq!(answers(&receiver, 1), BTreeMap::from([(run(0), None)]));
+    assert!(!meter.busy());
+    meter.measure(vec![job], false);
+    assert!(answers(&receiver, 1)[&run(0)].is_some(), "it is tried again");
     ground.clear();
 }
 

@@ -117,11 +117,12 @@ fn preloaded_workers_are_none() {
 #[test]
 fn a_worker_that_leaks_is_none() {
     let mut ground = Ground::new(true);
-    let code =
-        preloaded(1).replace("signal.pause()", "time.sleep(1); more = b'y' * (20 << 20); open('leaked', 'w').write('1'); signal.pause()");
+    let leak = "[time.sleep(0.01) for _ in iter(lambda: os.path.exists('leak'), True)]; more = b'y' * (20 << 20); open('leaked', 'w').write('1'); signal.pause()";
+    let code = preloaded(1).replace("signal.pause()", leak);
     ground.start(0, &python(&code, "ready"));
     ground.pid_in("worker0");
     until("one worker may be anything", || ground.usage(0).snapshot.then_some(()));
+    std::fs::write(ground.scratch.join("leak"), "").unwrap();
     ground.pid_in("leaked");
     assert!(!ground.usage(0).snapshot, "a snapshot does not grow");
     ground.clear();

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 use firstmate::engine::Signal;
 use firstmate::engine::status::{InstanceStatus, StateName, Status};
 
+use crate::cgroup::Cgroup;
+
 /// Far more than anything here takes on a busy machine; what has not come by then never will.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -68,13 +70,14 @@ impl Drop for Directory {
     }
 }
 
-/// The scripted child, which is an example of this package. Cargo builds it along with all tests, but not for `--test blackbox` alone.
-fn actor() -> PathBuf {
+/// A child that is an example of this package. Cargo builds them along with all tests, but not for `--test blackbox` alone.
+fn example(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
-    let path = exe.parent().and_then(Path::parent).unwrap().join("examples/actor");
+    let path = exe.parent().and_then(Path::parent).unwrap().join("examples").join(name);
     let built = |path: &Path| std::fs::metadata(path).and_then(|found| found.modified()).ok();
-    let (actor, source) = (built(&path), built(&Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/actor.rs")));
-    assert!(actor.is_some() && actor >= source, "{} is missing or stale: run `cargo build --example actor`", path.display());
+    let source = built(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("examples/{name}.rs")));
+    let program = built(&path);
+    assert!(program.is_some() && program >= source, "{} is missing or stale: run `cargo build --example {name}`", path.display());
     path
 }
 
@@ -90,6 +93,7 @@ pub struct Setup {
     read: bool,
     rude_signals: bool,
     env: Vec<(String, String)>,
+    cgroup: Option<Cgroup>,
 }
 
 impl Setup {
@@ -104,12 +108,7 @@ impl Setup {
     /// Without a file.
     pub fn empty() -> Self {
         let directory = Directory::new();
-        // In the target directory other users may not be able to reach it.
-        let there = directory.0.join("actor");
-        if std::fs::hard_link(actor(), &there).is_err() {
-            std::fs::copy(actor(), &there).unwrap();
-        }
-        Self {
+        let setup = Self {
             directory,
             place: Place::Init,
             arguments: None,
@@ -119,7 +118,24 @@ impl Setup {
             read: true,
             rude_signals: false,
             env: Vec::new(),
+            cgroup: None,
+        };
+        setup.provide("actor");
+        setup
+    }
+
+    /// An example within the container's directory: in the target directory other users may not be able to reach it.
+    fn provide(&self, name: &str) {
+        let there = self.directory.0.join(name);
+        if std::fs::hard_link(example(name), &there).is_err() {
+            std::fs::copy(example(name), &there).unwrap();
         }
+    }
+
+    /// In a cgroup v1 of its own with this limit in bytes, and with `{leaker}`, which uses memory.
+    pub fn memory(self, limit: u64) -> Self {
+        self.provide("leaker");
+        Self { cgroup: Some(Cgroup::new(limit, None)), ..self }
     }
 
     pub fn dir(&self) -> &Path {
@@ -128,7 +144,7 @@ impl Setup {
 
     fn filled(&self, text: &str) -> String {
         let dir = self.directory.0.to_str().unwrap();
-        text.replace("{actor}", &format!("{dir}/actor")).replace("{dir}", dir)
+        text.replace("{actor}", &format!("{dir}/actor")).replace("{leaker}", &format!("{dir}/leaker")).replace("{dir}", dir)
     }
 
     pub fn place(self, place: Place) -> Self {
@@ -191,7 +207,9 @@ impl Setup {
         env.extend(self.env.iter().map(|(name, value)| c_string(&format!("{name}={value}"))));
         let (output, theirs) = if self.terminal { terminal() } else { pipe() };
         let (status, tell_status) = pipe();
+        let doors: Vec<CString> = self.cgroup.iter().flat_map(Cgroup::doors).map(|door| c_string(door.to_str().unwrap())).collect();
         let plan = Plan {
+            doors: &doors,
             program: c_string(env!("CARGO_BIN_EXE_firstmate")),
             argv: &pointers(&argv),
             env: &pointers(&env),
@@ -216,6 +234,7 @@ impl Setup {
             status: File::from(status),
             ended: Mutex::new(None),
             directory: self.directory,
+            cgroup: self.cgroup,
         };
         if self.read {
             container.read_on();
@@ -259,6 +278,7 @@ fn clone(flags: libc::c_int) -> i32 {
 
 /// What the first process of the namespace needs; everything is allocated before the fork.
 struct Plan<'a> {
+    doors: &'a [CString],
     program: CString,
     argv: &'a [*const libc::c_char],
     env: &'a [*const libc::c_char],
@@ -283,6 +303,13 @@ impl Plan<'_> {
         // SAFETY: every pointer is to a string with its NUL or to a structure of the size the call takes; all are async-signal-safe.
         unsafe {
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+            for door in self.doors {
+                let door = libc::open(door.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+                if libc::write(door, c"0".as_ptr().cast(), 1) != 1 {
+                    return "harness: cannot enter the cgroup\n";
+                }
+                libc::close(door);
+            }
             let none = std::ptr::null();
             if libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == -1
                 || libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), 0, none.cast()) == -1
@@ -460,6 +487,7 @@ pub struct Container {
     status: File,
     ended: Mutex<Option<Ended>>,
     directory: Directory,
+    cgroup: Option<Cgroup>,
 }
 
 impl Drop for Container {
@@ -700,6 +728,11 @@ impl Container {
             all.push(Process { pid, parent, name: stat[open + 1..close].to_owned(), state });
         }
         all
+    }
+
+    /// How often the kernel has killed one of them for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        self.cgroup.as_ref().and_then(Cgroup::oom_kills).expect("a container with a cgroup")
     }
 
     pub fn zombies(&self) -> usize {

@@ -5,8 +5,12 @@
 #![expect(clippy::disallowed_methods, reason = "a test is not PID 1 and waits for its own children")]
 #![expect(unreachable_pub, reason = "what a test is about is its name")]
 
+#[path = "../guard/cgroup.rs"]
+#[allow(dead_code, reason = "shared with other tests, each of which uses a part")]
+mod cgroup;
 mod harness;
 
+mod incidents;
 mod launch;
 mod output;
 mod readiness;

@@ -36,3 +36,17 @@ fn without_a_guard_the_kernel_kills_and_the_harness_counts_it() {
         assert_eq!(outcome.act, None, "{}", outcome.log);
     }
 }
+
+#[test]
+#[ignore = "an hour; make guard-matrix"]
+fn matrix_without_a_guard() {
+    let rates = [Rate::PerSecond(20.0), Rate::PerSecond(100.0), Rate::PerSecond(400.0), Rate::PerSecond(1500.0), Rate::Flat];
+    for rate in rates {
+        for limit in [128, 256, 512, 1024] {
+            let trial = Trial { rate, limit, guard: Guard::Off, ..Trial::default() };
+            let outcomes = cell::run(std::slice::from_ref(&trial), 1);
+            println!("{}", cell::line(&trial, &outcomes));
+            assert_eq!(outcomes[0].oom, 1, "{}", outcomes[0].log);
+        }
+    }
+}

@@ -18,16 +18,21 @@ const DOCKER: [&str; 2] = [
 ];
 const AS_NOBODY: &str = "user = \"nobody\"";
 
-/// One service that fills most of a container, and stays there.
-const LARGE: &str = "[services.large]\ncommand = \"{leaker} limit=256MiB to={dir}/notes plateau size=88%\"\n\
-                     [services.small]\ncommand = \"{leaker} limit=256MiB to={dir}/notes plateau size=2%\"\n";
-
-/// firstmate over [`LARGE`] in 256 MiB, once it is as large as it gets.
+/// firstmate over one service that fills 88 % of 256 MiB and stays there, and a small one, once they have what they want.
 fn large(memory: &str, before: &[&str]) -> Stage {
-    let stage = Stage::start(Cgroup::new(256 * MIB, None), Place::Init, &format!("{memory}{LARGE}"), before);
+    large_with(memory, "", before)
+}
+
+/// `service` is what else their tables say.
+fn large_with(memory: &str, service: &str, before: &[&str]) -> Stage {
+    let one = |name: &str, size: &str| {
+        format!("[services.{name}]\n{service}\ncommand = \"{{leaker}} limit=256MiB to={{dir}}/notes-{name} plateau size={size}\"\n")
+    };
+    let toml = memory.to_owned() + &one("large", "88%") + &one("small", "2%");
+    let stage = Stage::start(Cgroup::new(256 * MIB, None), Place::Init, &toml, before);
     until("both have what they want", || {
-        let notes = std::fs::read_to_string(stage.directory.0.join("notes")).unwrap_or_default();
-        if notes.matches(" done ").count() == 2 { Ok(()) } else { Err(format!("{notes}\n{}", stage.log.tail())) }
+        let done = |name: &str| std::fs::read_to_string(stage.directory.0.join(name)).is_ok_and(|notes| notes.contains(" done "));
+        if done("notes-large") && done("notes-small") { Ok(()) } else { Err(stage.log.tail()) }
     });
     let used = percent(stage.cgroup.hard(), stage.cgroup.limit);
     assert!(used > 88.0, "{used}");
@@ -69,7 +74,7 @@ fn says(stage: &Stage, parts: &[&str]) {
 fn without_cgroups_the_machine_is_the_limit_and_a_full_container_is_not_seen() {
     let hide = ["sh", "-c", "umount -R -l /sys/fs/cgroup && exec \"$@\"", "sh"];
     let stage = large("[memory]\nconfirm = \"0s\"\n", &hide);
-    says(&stage, &["memory", "machine"]);
+    says(&stage, &["no limit of memory is set", "the machine's"]);
     let memory = untouched(&stage).expect("the machine's memory is known");
     assert_eq!(memory.limit_source, LimitSource::Machine, "{memory:?}");
 }
@@ -85,10 +90,10 @@ fn read_only_cgroups_are_enough() {
 }
 
 #[test]
-fn cgroups_for_services_are_asked_for_where_they_cannot_be_made_which_is_said() {
+fn cgroups_of_services_that_cannot_be_made_are_done_without_and_it_says_so() {
     let read_only = ["sh", "-c", "mount -o remount,bind,ro /sys/fs/cgroup/memory && exec \"$@\"", "sh"];
-    let stage = large("[memory]\nrestart_above = \"98%\"\nhard_above = \"98%\"\nemergency_above = \"99%\"\ncgroups = true\n", &read_only);
-    says(&stage, &["cgroup"]);
+    let stage = large("[memory]\nrestart_above = \"97%\"\nhard_above = \"98%\"\nemergency_above = \"99%\"\ncgroups = true\n", &read_only);
+    says(&stage, &["cgroups"]);
     untouched(&stage);
 }
 
@@ -102,16 +107,28 @@ fn services_of_another_user_are_watched_with_the_capabilities_docker_leaves() {
     ]);
 }
 
-/// See `hidepid` in proc(5): a process that may not trace another does not see it at all. Whoever leaks is then known by nothing, so nothing is done
-/// about it, and the kernel's kill, when it comes, is called that.
+/// An ordinary user sees its own processes also where /proc hides everybody else's.
+#[test]
+fn an_ordinary_user_guards_its_own_services_under_hidepid() {
+    let before = [
+        &["sh", "-c", "mount -o remount,hidepid=2 /proc && exec \"$@\"", "sh"][..],
+        &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+    ];
+    let start = Start::Quiet(Duration::from_millis(300));
+    let before: &'static [&'static str] = Vec::leak(before.concat());
+    run_and_judge(&[
+        Trial { rate: Rate::PerSecond(100.0), start, before, ..Trial::default() },
+        Trial { manner: Manner::Deaf, start, before, ..Trial::default() },
+    ]);
+}
+
+/// With `hidepid`, see proc(5), a process that may not trace another does not see it at all, and `gid` says that root's group is no exception.
+/// Whoever is large is then known by nothing, so nothing is done about it.
 #[test]
 fn where_proc_hides_the_services_nothing_is_done_on_a_guess() {
-    let hide = ["sh", "-c", "mount -o remount,hidepid=2 /proc && exec \"$@\"", "sh"];
+    let hide = ["sh", "-c", "mount -o remount,hidepid=2,gid=4242 /proc && exec \"$@\"", "sh"];
     let before: Vec<&str> = hide.iter().chain(&DOCKER).copied().collect();
-    let memory = "[memory]\nconfirm = \"0s\"\n";
-    let toml = LARGE.replace("[services.large]\n", &format!("[services.large]\n{AS_NOBODY}\n"));
-    let toml = toml.replace("[services.small]\n", &format!("{memory}[services.small]\n{AS_NOBODY}\n"));
-    let stage = Stage::start(Cgroup::new(256 * MIB, None), Place::Init, &toml, &before);
+    let stage = large_with("[memory]\nconfirm = \"0s\"\n", AS_NOBODY, &before);
     let status = until("it answers", || stage.try_status());
     assert_eq!(status.memory.map(|memory| memory.limit_bytes), Some(256 * MIB));
     says(&stage, &["memory", "hidepid"]);
@@ -122,7 +139,7 @@ fn where_proc_hides_the_services_nothing_is_done_on_a_guess() {
 fn without_proc_it_starts_and_knows_nothing() {
     let hide = ["sh", "-c", "mount -t tmpfs none /proc && exec \"$@\"", "sh"];
     let stage = large("[memory]\nconfirm = \"0s\"\n", &hide);
-    says(&stage, &["memory", "/proc"]);
+    says(&stage, &["no limit of memory is known", "mount /proc"]);
     let memory = untouched(&stage);
     assert_eq!(memory.and_then(|memory| memory.hard_bytes), None, "{}", stage.log.tail());
 }

@@ -14,9 +14,12 @@
 mod cell;
 mod cgroup;
 mod control;
+mod cost;
 mod degraded;
 mod leaker;
 mod matrix;
+mod peers;
 mod races;
 mod stage;
+mod ticks;
 mod trial;

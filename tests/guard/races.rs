@@ -33,7 +33,7 @@ fn at_any_speed_it_acts_in_time() {
 fn one_that_is_deaf_to_sigterm_is_killed_before_the_kernel_does_it() {
     let deaf = |trial: Trial| Trial { manner: Manner::Deaf, start: SOON, ..trial };
     run_and_judge(&[
-        deaf(Trial { threads: 2, ..rate(20.0) }),
+        deaf(Trial { threads: 2, limit: 128, ..rate(20.0) }),
         deaf(Trial { place: Place::Below, ..rate(100.0) }),
         deaf(Trial { limit: 512, ..rate(400.0) }),
         deaf(Trial { threads: 2, ..rate(1500.0) }),

@@ -247,20 +247,35 @@ impl Stage {
     /// With this firstmate.toml, in which `{leaker}` and `{dir}` are filled in. `before` are words in front of the command, such as `setpriv`'s.
     pub fn start(cgroup: Cgroup, place: Place, toml: &str, before: &[&str]) -> Self {
         let directory = Directory::new();
-        let file = directory.0.join("firstmate.toml");
-        std::fs::write(&file, directory.filled(toml)).unwrap();
-        let mut command = Command::new("unshare");
-        // The kernel ends the namespace when this test is no more.
-        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "--"]);
+        std::fs::write(directory.0.join("firstmate.toml"), directory.filled(toml)).unwrap();
+        let mut words = Vec::new();
         if place == Place::Below {
             // More than one command, or the shell would execute the last one in its own place.
-            command.args(["sh", "-c", "\"$@\"; exit $?", "sh"]);
+            words.extend(["sh", "-c", "\"$@\"; exit $?", "sh"]);
         }
-        let before = before.iter().map(|word| directory.filled(word));
-        command.args(before).arg(binary()).arg("start").arg("-f").arg(&file);
-        command.arg("--socket").arg(directory.0.join("firstmate.sock")).args(["--http", "off"]);
+        words.extend(before);
+        let binary = binary();
+        words.extend([
+            binary.to_str().unwrap(),
+            "start",
+            "-f",
+            "{dir}/firstmate.toml",
+            "--socket",
+            "{dir}/firstmate.sock",
+            "--http",
+            "off",
+        ]);
+        Self::run(cgroup, directory, &words, &[])
+    }
+
+    /// Anything, in a PID namespace of its own within the cgroup.
+    pub fn run(cgroup: Cgroup, directory: Directory, words: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("unshare");
+        // The kernel ends the namespace when this test is no more.
+        command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "--"]).args(words.iter().map(|word| directory.filled(word)));
         command.current_dir(&directory.0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(env.iter().map(|(name, value)| (*name, directory.filled(value))));
         let doors: Vec<_> = cgroup.doors().iter().map(|path| std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap()).collect();
         // SAFETY: system calls only, on strings that were made before the fork.
         unsafe {
@@ -275,7 +290,7 @@ impl Stage {
                 Ok(())
             });
         }
-        // The signal at the parent's death comes when the *thread* ends that forked: `spawn` is called on the test's own.
+        // The signal at the parent's death comes when the *thread* ends that forked: this is called on the test's own, or on one that outlives it.
         let mut child = command.spawn().expect("cannot execute unshare; run `tests/setup packages`");
         let log = Log::of(child.stdout.take().unwrap());
         Self { log, directory, holder: Holder::Namespace(child), cgroup }
@@ -324,6 +339,13 @@ impl Stage {
     /// A file in the directory.
     pub fn touch(&self, name: &str) {
         std::fs::write(self.directory.0.join(name), "").unwrap();
+    }
+
+    /// Waits until firstmate itself has said something that contains this.
+    #[track_caller]
+    pub fn told(&self, part: &str) -> Line {
+        let found = self.log.line(PATIENCE, |line| line.name == "firstmate" && line.text.contains(part));
+        found.unwrap_or_else(|why| panic!("firstmate did not say `{part}` ({why:?}):\n{}", self.log.tail()))
     }
 
     /// The answer of its control socket, while it has one.

@@ -70,7 +70,7 @@ pub struct Trial {
     /// Loops beside it, outside the cgroup.
     pub busy: u32,
     pub huge: bool,
-    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it a second or two to the line.
+    /// Has so much of the limit, in percent, before it begins to leak; `None`: as much as leaves it about a second to the line.
     pub base: Option<f64>,
     /// Words in front of firstmate's command; not in Docker.
     pub before: &'static [&'static str],
@@ -172,7 +172,7 @@ impl Trial {
         match self.rate {
             Rate::Flat => 0.0,
             #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
-            Rate::PerSecond(rate) => (73.0 - (4.0 + rate * 1.5) / self.limit as f64 * 100.0).max(0.0),
+            Rate::PerSecond(rate) => (74.0 - (3.0 + rate) / self.limit as f64 * 100.0).max(0.0),
         }
     }
 

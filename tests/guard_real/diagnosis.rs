@@ -13,6 +13,17 @@ const OFF: &str = "
 restart_above = \"off\"
 ";
 
+/// The kernel sometimes kills one more in the moment before the memory of the first has come back (measured on 6.18: in one case of three),
+/// and in a container of small processes that may be firstmate. This one comes before it, and after any leaker.
+const DECOY: &str = "
+[services.decoy]
+command = \"sleep 1000000\"
+oom_score_adj = 500
+backoff = { initial = \"10ms\", factor = 1.0, max = \"10ms\" }
+give_up_after = 100000
+essential = false
+";
+
 /// Services named so, each of which takes its file away once it is there and leaks flat out: one leak for each time the file is made.
 fn leakers(names: &[&str]) -> String {
     let service = |name: &&str| {
@@ -26,7 +37,7 @@ essential = false
 "
         )
     };
-    OFF.to_owned() + &names.iter().map(service).collect::<String>()
+    format!("{OFF}{DECOY}{}", names.iter().map(service).collect::<String>())
 }
 
 fn state(ground: &Ground, name: &str) -> InstanceStatus {
@@ -74,7 +85,8 @@ fn one_by_one(place: Place, times: u32) {
     );
     assert_eq!((last.restarts.oom, last.restarts.crash, last.restarts.total), (times, 2 * times, 2 * times), "{last:?}\n{}", ground.log());
     assert_eq!(logged, times as usize, "{}", ground.log());
-    assert_eq!(calls, (kernel, u64::from(times)), "{}", ground.log());
+    assert_eq!(calls.0, kernel, "{}", ground.log());
+    assert!(calls.1 <= kernel, "{}", ground.log());
 }
 
 #[test]
@@ -89,12 +101,12 @@ fn oom_kills_are_told_from_others_in_docker() {
 
 /// While firstmate stands still the kernel kills `by_kernel` of the services and the test `outside` others, so that it finds all of them dead at
 /// once. How many the kernel killed, and how many were called killed by it.
-///
-/// The kernel sometimes kills one more in the moment before the memory of the first has come back: whoever that was, the counts must agree.
 fn batch(ground: &Ground, by_kernel: &[&str], outside: &[&str]) -> (u64, u64) {
     let (before, kernel) = (told(ground), ground.memory().oom_kills);
     let all: Vec<&str> = by_kernel.iter().chain(outside).copied().collect();
     let runs: Vec<u32> = all.iter().map(|name| state(ground, name).run).collect();
+    let blamed = || -> u32 { outside.iter().map(|name| state(ground, name).restarts.oom).sum() };
+    let blamed_before = blamed();
     let leader = |name: &&str| ground.leader(&format!("{name}.1"));
     let (theirs, ours): (Vec<i32>, Vec<i32>) = (by_kernel.iter().map(leader).collect(), outside.iter().map(leader).collect());
     kill(ground.pid(), libc::SIGSTOP);
@@ -114,19 +126,25 @@ fn batch(ground: &Ground, by_kernel: &[&str], outside: &[&str]) -> (u64, u64) {
             _ => Ok(()),
         });
     }
-    let kernel = ground.memory().oom_kills - kernel;
     kill(ground.pid(), libc::SIGCONT);
     for (name, run) in all.iter().zip(runs) {
         ground.wait_for(&format!("{name}.1"), PATIENCE, "replaced", |one| one.run > run && one.pid.is_some());
     }
     // What cannot be said of a death is told all the same.
-    let after = until("every kill is told of", || {
-        let after = told(ground);
-        if after.0 - before.0 >= kernel { Ok(after) } else { Err(format!("{before:?} {after:?} {kernel}\n{}", ground.tail())) }
+    let (kernel, called) = until("every kill is told of", || {
+        let (after, kernel) = (told(ground), ground.memory().oom_kills - kernel);
+        if after.0 - before.0 == kernel {
+            Ok((kernel, after.1 - before.1))
+        } else {
+            Err(format!("{before:?} {after:?} {kernel}\n{}", ground.tail()))
+        }
     });
-    assert_eq!(after.0 - before.0, kernel, "{}", ground.tail());
-    let called = after.1 - before.1;
+    assert!(kernel >= by_kernel.len() as u64, "{kernel}");
     assert!(called <= kernel, "{called} deaths were called OOM kills, and there were {kernel}\n{}", ground.tail());
+    // Unless it killed one more, who cannot be seen from outside, no kill is left for those it did not touch.
+    if kernel == by_kernel.len() as u64 {
+        assert_eq!(blamed(), blamed_before, "{}", ground.tail());
+    }
     (kernel, called)
 }
 
@@ -147,9 +165,9 @@ fn batches(place: Place, times: u32) {
             calls += called;
         }
         report(5, &format!("batch-{case}"), &ground, &format!("runs={times} oom_kills={kills} called_oom={calls} over_claimed=0"));
-        // Who is killed by the kernel alone is called so; a second kill of the same moment may have been of a shell's child.
+        // Nobody else died, so it can be said of all.
         if outside.is_empty() {
-            assert!(calls >= u64::from(times) * by_kernel.len() as u64, "{}", ground.log());
+            assert_eq!(calls, kills, "{}", ground.log());
         }
     }
     for name in ["c", "d"] {
@@ -159,7 +177,7 @@ fn batches(place: Place, times: u32) {
 
 #[test]
 fn deaths_in_the_same_moment_are_never_over_claimed() {
-    batches(Place::Native, if matrix() { 10 } else { 2 });
+    batches(Place::Native, if matrix() { 10 } else { 3 });
 }
 
 #[test]
@@ -212,7 +230,7 @@ fn worker(place: Place, times: u32) {
 
 #[test]
 fn a_worker_of_php_fpm_is_not_its_main_process() {
-    worker(Place::Native, if matrix() { 10 } else { 2 });
+    worker(Place::Native, if matrix() { 10 } else { 3 });
 }
 
 #[test]

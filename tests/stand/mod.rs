@@ -11,10 +11,11 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use firstmate::engine::Incidents;
 use firstmate::engine::status::{
     GuardActs, InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, MemoryStatus, Phase, Restarts, ServiceStatus, StateName, Status,
 };
-use firstmate::server::{Backend, Context, Limits, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
+use firstmate::server::{Backend, Context, Limits, MetricsFormat, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
 use tokio::sync::oneshot;
 
 /// How the backend deals with a verb.
@@ -39,6 +40,14 @@ impl Backend for Supervisor {
         self.status.clone()
     }
 
+    fn incidents(&self) -> Incidents {
+        serde_json::from_str(INCIDENTS).unwrap()
+    }
+
+    fn metrics(&self, format: MetricsFormat) -> String {
+        format!("{format:?}\n")
+    }
+
     fn request(&self, verb: Request) -> oneshot::Receiver<Reply> {
         let (sender, receiver) = oneshot::channel();
         self.requests.send(verb).unwrap();
@@ -50,6 +59,9 @@ impl Backend for Supervisor {
         receiver
     }
 }
+
+/// What every stand has behind it: as the engine writes it.
+pub const INCIDENTS: &str = r#"{"uptime_ms":250000,"started_unix_ms":1798761599007,"dropped":2,"incidents":[{"number":3,"at_ms":1000,"at_unix_ms":1798761600007,"kind":"run-ended","instance":"redis.1","run":1,"outcome":{"how":"exited","code":1},"asked":false,"cause":"crash","left_behind":0,"uptime_ms":900,"failures":1,"then":{"did":"restarted","delay_ms":500}},{"number":4,"at_ms":61000,"at_unix_ms":1798761660007,"kind":"run-ended","instance":"worker.2","run":1,"outcome":{"how":"oom-killed"},"asked":false,"cause":"crash","left_behind":0,"uptime_ms":60900,"failures":10,"then":{"did":"gave-up"}},{"number":5,"at_ms":200000,"at_unix_ms":1798761799007,"kind":"oom-kills","kills":1,"among":[]}]}"#;
 
 /// What the door counted.
 #[derive(Debug, PartialEq, Eq)]
@@ -232,6 +244,7 @@ pub fn stack() -> Status {
         version: "0.1.0".to_owned(),
         pid: 1,
         uptime_ms: 250_000,
+        started_unix_ms: None,
         phase: Phase::Running,
         ready: false,
         live: true,

@@ -68,8 +68,10 @@ const MEASURE_AGAIN: Duration = Duration::from_secs(5);
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 /// A replacement waits for its memory so long.
 const GATE: Duration = Duration::from_secs(5);
-/// What a line was crossed by is told again after this.
-const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// Who holds what near the line is told again after this: something that comes and goes is no news each time.
+const NEAR_AGAIN: Duration = Duration::from_secs(6 * 3_600);
+/// What could not be measured is tried again after this.
+const TRY_AGAIN: Duration = Duration::from_secs(600);
 
 /// The lines in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +129,7 @@ struct Above {
     since: Timestamp,
     /// When it was well below for the last time.
     entered: Timestamp,
-    /// How long the way up took, at the pace of its second half.
+    /// How long the last bit of the way up took.
     climb: Duration,
     /// The highest since.
     peak: u64,
@@ -160,9 +162,13 @@ struct Track {
     plateau: Option<u64>,
     /// How often it has been restarted for staying above, without having been seen on its way to the hard line.
     patience: u32,
+    /// How often in a row it has been restarted for a forecast.
+    forecasts: u32,
     last_act: Option<Timestamp>,
     /// Without the signals of its `action`.
     restarted_at: Option<Timestamp>,
+    /// What it held then.
+    restarted_with: u64,
     steered: bool,
     gate: Option<Gate>,
     told: Option<MemoryMethod>,
@@ -207,10 +213,10 @@ pub(super) struct Guard {
     /// The last look that read all, for what is shown.
     exact: Option<u64>,
     history: History,
-    /// When hard was last below each twentieth of the limit.
-    below: [Timestamp; 20],
-    /// The lowest since it was last above the line.
-    trough: u64,
+    /// When hard was last below each hundredth of the limit.
+    below: [Timestamp; 100],
+    /// The last look was above the line.
+    crossed: bool,
     above: Option<Above>,
     /// Looks in a row at or above the hard line.
     over_hard: u32,
@@ -253,8 +259,8 @@ impl Guard {
             parts: None,
             exact: None,
             history: History::new(now, 0),
-            below: [now; 20],
-            trough: u64::MAX,
+            below: [now; 100],
+            crossed: false,
             above: None,
             over_hard: 0,
             returned: Returned::default(),
@@ -407,50 +413,17 @@ impl Guard {
 
     /// Whether it is above the line, since when, and what it has come back from.
     fn follow(&mut self, now: Timestamp, lines: &Lines, out: &mut Vec<Action>) {
-        let step = (lines.limit / 20).max(1);
-        for (index, at) in self.below.iter_mut().enumerate() {
-            if self.hard < step.saturating_mul(u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1)) {
-                *at = now;
+        let step = (lines.limit / 100).max(1);
+        for (index, at) in self.below.iter_mut().enumerate().rev() {
+            if self.hard >= step.saturating_mul(u64::try_from(index).unwrap_or(u64::MAX).saturating_add(1)) {
+                break;
             }
+            *at = now;
         }
-        let acted = self.above.is_some_and(|above| self.acted_since(above.entered));
-        match &mut self.above {
-            Some(above) => {
-                above.peak = above.peak.max(self.hard);
-                if self.hard < lines.restart {
-                    // Below the line, though perhaps not for long: what stays there is not above it.
-                    let by_itself = self.acting.is_none()
-                        && !self.tracks.iter().any(|track| track.last_act.is_some_and(|at| at >= above.since))
-                        && self.ended_at.is_none_or(|at| at < above.since);
-                    let noise = part(lines.limit, NOISE);
-                    if by_itself && above.peak > lines.restart.saturating_add(noise) && self.hard < lines.restart.saturating_sub(noise) {
-                        self.returned.peak = self.returned.peak.max(above.peak);
-                        self.returned.took = self.returned.took.max(now.since(above.since));
-                    }
-                    above.since = now;
-                    above.peak = self.hard;
-                }
-                if self.hard < lines.rearm {
-                    let after = now.since(above.entered);
-                    if self.told_helpless || acted {
-                        out.push(told(MemoryNotice::Receded { hard: self.hard, limit: lines.limit, after }));
-                    }
-                    self.told_helpless = false;
-                    self.above = None;
-                    self.trough = self.hard;
-                }
-            }
-            None => {
-                self.trough = self.trough.min(self.hard);
-                if self.hard >= lines.restart && !lines.machine {
-                    // Twice the way from half-way up, so that a long quiet time before does not count.
-                    let half = self.trough.saturating_add(lines.restart) / 2;
-                    let slot = usize::try_from(half / step).unwrap_or(usize::MAX).min(self.below.len().saturating_sub(1));
-                    let since_half = self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at));
-                    self.above = Some(Above { since: now, entered: now, climb: since_half.saturating_mul(2), peak: self.hard });
-                    self.account_at = now;
-                }
-            }
+        if self.hard < lines.restart {
+            self.follow_below(now, lines, out);
+        } else if !lines.machine {
+            self.follow_above(now, lines);
         }
         let attention = float(self.hard) >= float(lines.restart) * NEAR || self.hard >= self.lowest;
         if attention && !self.attentive {
@@ -464,6 +437,49 @@ impl Guard {
         {
             self.account_at = self.account_at.min(at.after(SURVEY_CHANGED));
         }
+    }
+
+    /// Below the line, though perhaps not for long: what stays there is not above it.
+    fn follow_below(&mut self, now: Timestamp, lines: &Lines, out: &mut Vec<Action>) {
+        self.crossed = false;
+        let Some(mut above) = self.above else { return };
+        let noise = part(lines.limit, NOISE);
+        let by_itself = self.acting.is_none() && !self.acted_since(above.since) && self.ended_at.is_none_or(|at| at < above.since);
+        if by_itself && above.peak > lines.restart.saturating_add(noise) && self.hard < lines.restart.saturating_sub(noise) {
+            self.returned.peak = self.returned.peak.max(above.peak);
+            self.returned.took = self.returned.took.max(now.since(above.since));
+        }
+        above.since = now;
+        above.peak = self.hard;
+        self.above = Some(above);
+        if self.hard < lines.rearm {
+            if self.told_helpless || self.acted_since(above.entered) {
+                out.push(told(MemoryNotice::Receded { hard: self.hard, limit: lines.limit, after: now.since(above.entered) }));
+            }
+            self.told_helpless = false;
+            self.above = None;
+        }
+    }
+
+    fn follow_above(&mut self, now: Timestamp, lines: &Lines) {
+        if !self.crossed {
+            self.crossed = true;
+            // What the last bit of the way below the line took: so long was it worth `REARM` of the limit.
+            let climb = self.not_below(now, lines.rearm);
+            let entered = self.above.map_or(now, |above| above.entered);
+            self.above = Some(Above { since: now, entered, climb, peak: self.hard });
+            self.account_at = now;
+        }
+        if let Some(above) = &mut self.above {
+            above.peak = above.peak.max(self.hard);
+        }
+    }
+
+    /// For how long it has not been below that, to the nearest hundredth of the limit.
+    fn not_below(&self, now: Timestamp, size: u64) -> Duration {
+        let step = self.lines.map_or(1, |lines| (lines.limit / 100).max(1));
+        let slot = usize::try_from(size / step).unwrap_or(usize::MAX).saturating_sub(1);
+        self.below.get(slot).map_or(Duration::ZERO, |at| now.since(*at))
     }
 
     fn acted_since(&self, since: Timestamp) -> bool {
@@ -509,7 +525,7 @@ impl Guard {
             self.tell_methods(out);
         }
         self.steer(&lines, instances, out);
-        if near && !lines.machine && self.told_near.is_none_or(|at| now.since(at) >= TELL_AGAIN) {
+        if near && !lines.machine && self.told_near.is_none_or(|at| now.since(at) >= NEAR_AGAIN) {
             self.told_near = Some(now);
             let shares = self.shares_by_size(instances);
             out.push(told(MemoryNotice::Near { hard: self.hard, limit: lines.limit, line: lines.restart, shares }));
@@ -744,8 +760,10 @@ impl Track {
             signalled: None,
             plateau: None,
             patience: 0,
+            forecasts: 0,
             last_act: None,
             restarted_at: None,
+            restarted_with: 0,
             steered: false,
             gate: None,
             told: None,

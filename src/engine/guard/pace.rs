@@ -38,10 +38,9 @@ pub(super) struct Pace {
     /// When the present look was due.
     due: Option<Timestamp>,
     last: Option<(Timestamp, u64)>,
-    /// Bytes a second between the last two looks.
+    /// Bytes a second between the last two looks, and between the two before.
     slope: f64,
-    /// Both of the last two looks were above the line, so that a step across it is not taken for a slope.
-    both_above: bool,
+    earlier: f64,
     peak: f64,
     /// Seconds by which looks came too late, lately.
     late: f64,
@@ -52,7 +51,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new(now: Timestamp) -> Self {
-        Self { due: None, last: None, slope: 0.0, both_above: false, peak: 0.0, late: 0.0, quiet_level: 0, quiet_since: now }
+        Self { due: None, last: None, slope: 0.0, earlier: 0.0, peak: 0.0, late: 0.0, quiet_level: 0, quiet_since: now }
     }
 
     /// A look at `now` showed `hard`.
@@ -66,9 +65,9 @@ impl Pace {
         if let Some((_, before)) = self.last
             && passed > 0.0
         {
+            self.earlier = self.slope;
             self.slope = (float(hard) - float(before)) / passed;
             self.peak = self.peak.max(self.slope);
-            self.both_above = before >= lines.restart && hard >= lines.restart;
         }
         if hard < self.quiet_level {
             self.quiet_level = hard;
@@ -84,14 +83,16 @@ impl Pace {
         self.slope
     }
 
-    /// What there will be by the time a signal could follow from the next look, at the present rate.
+    /// What there will be by the time a signal could follow from the next look, at the present rate: at the lower of the last two, so
+    /// that neither a step nor the counters' noise is taken for one.
     pub(super) fn foreseen(&self, now: Timestamp, lines: &Lines) -> f64 {
         let Some((_, hard)) = self.last else { return 0.0 };
-        if !self.both_above || self.slope <= 0.0 {
+        let rate = self.slope.min(self.earlier);
+        if rate <= 0.0 {
             return float(hard);
         }
         let wait = self.wait(now, hard, lines).as_secs_f64();
-        self.slope.mul_add(2.0_f64.mul_add(self.late, wait) + REACTION, float(hard))
+        rate.mul_add(2.0_f64.mul_add(self.late, wait) + REACTION, float(hard))
     }
 
     /// How long until the next look.
@@ -133,7 +134,7 @@ impl Pace {
         self.last = None;
         self.due = None;
         self.slope = 0.0;
-        self.both_above = false;
+        self.earlier = 0.0;
     }
 }
 
@@ -188,6 +189,8 @@ mod tests {
         pace.observe(at(2), 420 * MIB, &lines);
         assert!((pace.foreseen(at(2), &lines) - float(420 * MIB)).abs() < 1.0);
         pace.observe(at(4), 428 * MIB, &lines);
-        assert!(pace.foreseen(at(4), &lines) > float(430 * MIB));
+        assert!(pace.foreseen(at(4), &lines) < float(lines.emergency), "only what it has grown by since counts");
+        pace.observe(at(6), 436 * MIB, &lines);
+        assert!(pace.foreseen(at(6), &lines) > float(440 * MIB));
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::history::AGES;
 use super::{
-    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, Returned, TELL_AGAIN, Track,
-    bytes, float, is_up, part, told,
+    Above, Acting, CHANGED, Decision, FRESH, FRESH_ENOUGH, Guard, Lines, MEASURE_AGAIN, MEASURE_WITHIN, May, NOISE, Returned, TRY_AGAIN,
+    Track, bytes, float, is_up, part, told,
 };
 use crate::engine::Timestamp;
 use crate::engine::event::{Action, RunId};
@@ -14,7 +14,12 @@ use crate::engine::instance::Instance;
 use crate::engine::memory::{Act, Acted, Helpless, MemoryAction, MemoryNotice, Rule};
 use crate::engine::spec::{MemoryAction as Wanted, Victim};
 
-/// What climbs slowly may stay above the line for this share of the time its climb took...
+/// What climbs may climb to this share of the way from the line to `hard_above`, at the pace it came with: a garbage collector that is
+/// going to turn looks like a leak until it does. What has not come so far by then has settled, and is above the line to stay.
+const PATIENCE_ROOM: f64 = 0.8;
+/// One that has been restarted for having come so far may go farther the next time, by so much: it may be one that settles a little higher.
+const PATIENCE_MORE_ROOM: f64 = 0.1;
+/// An instance above a line of its own has nothing above it that would catch it: it gets this share of its climb...
 const PATIENCE_OF_CLIMB: f64 = 0.4;
 /// ...but not longer than so many times `confirm`.
 const PATIENCE_MOST: u32 = 18;
@@ -28,12 +33,16 @@ const PATIENCE_END: Duration = Duration::from_secs(3_600);
 const AS_HIGH: f64 = 1.02;
 /// A forecast counts within this share of the limit below the hard line: bursts that turn before need no restart.
 const FORECAST_ROOM: f64 = 0.03;
-/// At the present rate the hard line is so near.
+/// At the present rate the hard line is so near, in seconds. A service that has been restarted for a forecast gets so many times less
+/// the next time, until it has really crossed the line: it may be one that would have settled just below.
 const FORECAST: f64 = 3.0;
+const FORECAST_LESS: f64 = 10.0;
+/// That rate is taken over so long.
+const TREND: Duration = Duration::from_secs(1);
 /// Looks in a row at the hard line.
 const HARD_LOOKS: u32 = 3;
 /// In a grace period: SIGKILL when at the present rate the limit is so near, in seconds.
-const GRACE_LEFT: f64 = 0.06;
+const GRACE_LEFT: f64 = 0.02;
 /// A service that holds this share of the limit is worth ending in an emergency, though it was not seen to grow.
 const WORTH: f64 = 0.10;
 /// One that has grown by this share of it, too.
@@ -48,8 +57,10 @@ const LOOK_AGAIN_SOON: Duration = Duration::from_millis(100);
 const NEXT_KILL: Duration = Duration::from_millis(150);
 /// It is flat when it grows at less than this share of the pace it came up with.
 const FLAT: f64 = 0.25;
-/// A restart within this time did not help if it is where it was.
+/// A restart within this time did not help if it is above the line again and no longer grows...
 const CAME_BACK_WITHIN: Duration = Duration::from_secs(3_600);
+/// ...and however long ago it was, if it holds the same to within this part.
+const AS_BEFORE: u64 = 20;
 /// A plateau is left when it grows by this much.
 const PLATEAU_LEFT: f64 = 1.05;
 /// The signal of an `action` gets so many times `confirm` to help.
@@ -99,24 +110,29 @@ impl Guard {
         if self.over_hard >= HARD_LOOKS {
             return Some(Rule::Hard);
         }
-        let slope = self.trend(now);
+        let slope = self.trend(now, lines);
+        let culprit = self.culprit();
+        let forecasts = i32::try_from(culprit.map_or(0, |track| track.forecasts).min(2)).unwrap_or(2);
         if slope > 0.0
+            && !culprit.is_some_and(has_been_there)
             && self.hard >= lines.hard.saturating_sub(part(lines.limit, FORECAST_ROOM))
-            && float(lines.hard.saturating_sub(self.hard)) / slope < FORECAST
+            && float(lines.hard.saturating_sub(self.hard)) / slope < FORECAST / FORECAST_LESS.powi(forecasts)
         {
             return Some(Rule::Forecast);
         }
         (self.hard >= lines.restart && now.since(above.since) >= self.required(now, above)).then_some(Rule::Held)
     }
 
-    /// Bytes a second over the last second or so; what the last two looks say while there is nothing older.
-    fn trend(&self, now: Timestamp) -> f64 {
-        let mark = self.history.before(now, AGES.first().copied().unwrap_or_default());
+    /// Bytes a second over the last second or so, 0 when that is no more than the counters' noise; what the last looks say while there
+    /// is nothing older.
+    fn trend(&self, now: Timestamp, lines: &Lines) -> f64 {
+        let mark = self.history.before(now, TREND);
         let passed = now.since(mark.at).as_secs_f64();
         if self.accounted_at.is_none() || passed <= 0.0 || passed > 4.0 {
             return self.pace.slope();
         }
-        (float(self.hard) - float(mark.bytes)) / passed
+        let grown = float(self.hard) - float(mark.bytes);
+        if grown < float(lines.limit) * NOISE { 0.0 } else { grown / passed }
     }
 
     /// How long it must have been above the line.
@@ -125,7 +141,18 @@ impl Guard {
         let patience = culprit.map_or(0, |track| track.patience);
         let flat = culprit.is_some_and(|track| is_flat(now, track));
         let signalled = self.tracks.iter().filter_map(|track| track.signalled.filter(|(run, _)| *run == track.run)).map(|(_, at)| at).max();
-        let required = patient(self.policy.confirm, above, self.hard, self.returned, flat, patience);
+        let climb = self.lines.map_or(Duration::ZERO, |lines| {
+            let share = f64::from(patience).mul_add(PATIENCE_MORE_ROOM, PATIENCE_ROOM).min(1.0);
+            let room = float(lines.hard.saturating_sub(lines.restart)) * share;
+            if float(self.hard) >= float(lines.restart) + room {
+                // From there on it has `confirm` to settle.
+                let high_for = self.not_below(now, bytes(float(lines.restart) + room));
+                return now.since(above.since).saturating_sub(high_for).saturating_add(self.policy.confirm);
+            }
+            let pieces = room / float(lines.restart.saturating_sub(lines.rearm)).max(1.0);
+            Duration::try_from_secs_f64(above.climb.as_secs_f64() * pieces).unwrap_or(PATIENCE_END)
+        });
+        let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat, patience);
         match signalled {
             // What the signal was for gets time to help.
             Some(at) if at >= above.since => {
@@ -138,21 +165,23 @@ impl Guard {
 
     /// The one that holds most of what has grown.
     fn culprit(&self) -> Option<&Track> {
-        let level = self.window();
+        let level = self.window(false);
         self.tracks.iter().filter(|track| track.share.is_some()).max_by_key(|track| grown(track, level))
     }
 
-    /// The shortest window in which all together hold so much more than ever before as a restart must bring back.
-    fn window(&self) -> usize {
+    /// The shortest window in which all together hold so much more than ever before as a restart must bring back; where time is short, as is
+    /// worth anything, since then it matters who grows now.
+    fn window(&self, short: bool) -> usize {
         let Some(lines) = self.lines else { return WHOLE };
-        let need = self.hard.saturating_sub(lines.rearm).max(part(lines.limit, WORTH_GROWN));
+        let worth = part(lines.limit, WORTH_GROWN);
+        let need = if short { worth } else { self.hard.saturating_sub(lines.rearm).max(worth) };
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
         (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
-    fn candidates(&self, instances: &[Instance], snapshots_too: bool) -> Vec<Candidate> {
-        let level = self.window();
+    fn candidates(&self, instances: &[Instance], snapshots_too: bool, short: bool) -> Vec<Candidate> {
+        let level = self.window(short);
         let mut found: Vec<Candidate> = self
             .tracks
             .iter()
@@ -176,7 +205,7 @@ impl Guard {
     }
 
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
-        let best = self.candidates(instances, false).into_iter().next()?;
+        let best = self.candidates(instances, false, false).into_iter().next()?;
         (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
     }
 
@@ -204,7 +233,7 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.rearm);
-        let candidates = self.candidates(instances, false);
+        let candidates = self.candidates(instances, false, rule != Rule::Held);
         // Where it settles anyway is not gained by a restart.
         let gain =
             |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
@@ -278,7 +307,7 @@ impl Guard {
         track.share.is_some_and(|share| !share.is_exact())
             && track.sum.is_some()
             && !recently(track.asked.map(|(at, _)| at))
-            && track.refused_at.is_none_or(|at| now.since(at) >= TELL_AGAIN)
+            && track.refused_at.is_none_or(|at| now.since(at) >= TRY_AGAIN)
     }
 
     fn measure(&mut self, now: Timestamp, runs: Vec<RunId>, out: &mut Vec<Action>) {
@@ -298,7 +327,8 @@ impl Guard {
             return true;
         }
         if !settles_again(now, track) {
-            return false;
+            // It may still do so a little higher.
+            return has_been_there(track) && track.signalled.is_none_or(|(run, _)| run != track.run);
         }
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
@@ -343,7 +373,7 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.restart);
-        let candidates = self.candidates(instances, true);
+        let candidates = self.candidates(instances, true, true);
         let worth = |one: &Candidate| {
             if lines.machine {
                 // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
@@ -379,6 +409,7 @@ impl Guard {
                 if acting.rule != Rule::Emergency {
                     self.count(Rule::Emergency);
                 }
+                out.push(told(MemoryNotice::GraceOver { run: acting.run, hard: self.hard, limit: lines.limit }));
                 Some(Decision::Kill(acting.run))
             }
             // It is on its way out, and another one grows.
@@ -402,7 +433,7 @@ impl Guard {
         let hard = self.hard;
         let since = instances.get(chosen.index).and_then(Instance::life).map_or(now, |life| life.since);
         // The last two looks tell more only where there is no time for a third: a burst between them is no pace.
-        let container = if rule == Rule::Emergency { self.trend(now).max(self.pace.slope()) } else { self.trend(now) };
+        let container = if rule == Rule::Emergency { self.trend(now, lines).max(self.pace.slope()) } else { self.trend(now, lines) };
         let container_above = self.above;
         let track = self.tracks.get_mut(chosen.index)?;
         let share = track.share?;
@@ -444,8 +475,12 @@ impl Guard {
         match rule {
             // It stayed: next time it may be longer, in case it would have come back.
             Rule::Held | Rule::Own => track.patience = track.patience.saturating_add(1),
+            Rule::Forecast => {
+                track.patience = 0;
+                track.forecasts = track.forecasts.saturating_add(1);
+            }
             // It did not come back: a leak beyond doubt.
-            Rule::Forecast | Rule::Hard | Rule::Emergency => track.patience = 0,
+            Rule::Hard | Rule::Emergency => (track.patience, track.forecasts) = (0, 0),
         }
         track.measured = None;
         if let Some(signal) = signal {
@@ -458,6 +493,8 @@ impl Guard {
             return None;
         }
         track.restarted_at = Some(now);
+        // One that went on growing has shown nothing but that.
+        track.restarted_with = if matches!(rule, Rule::Held | Rule::Own) { share.estimate } else { 0 };
         self.count(rule);
         let kill = rule == Rule::Emergency;
         self.acting = Some(Acting { run: chosen.run, rule, killed_at: kill.then_some(now) });
@@ -510,7 +547,9 @@ impl Guard {
                 continue;
             }
             let flat = is_flat(now, track);
-            let mut required = patient(self.policy.confirm, &above, share.estimate, track.own_returned, flat, track.patience);
+            let most = self.policy.confirm.saturating_mul(PATIENCE_MOST);
+            let climb = above.climb.mul_f64(PATIENCE_OF_CLIMB).min(most);
+            let mut required = patient(self.policy.confirm, climb, share.estimate, track.own_returned, flat, track.patience);
             if let Some((run, at)) = track.signalled
                 && run == track.run
             {
@@ -555,13 +594,13 @@ impl Guard {
     }
 }
 
-/// How long something must be above its line before it is restarted.
-fn patient(confirm: Duration, above: &Above, size: u64, returned: Returned, flat: bool, acts: u32) -> Duration {
+/// How long something must be above its line before it is restarted. `climb` is what its slow way up is worth.
+fn patient(confirm: Duration, climb: Duration, size: u64, returned: Returned, flat: bool, acts: u32) -> Duration {
     if confirm.is_zero() {
         return Duration::ZERO;
     }
     let most = confirm.saturating_mul(PATIENCE_MOST);
-    let mut required = confirm.max(above.climb.mul_f64(PATIENCE_OF_CLIMB).min(most));
+    let mut required = confirm.max(climb);
     if flat {
         required = required.max(confirm.saturating_mul(PATIENCE_FLAT));
     }
@@ -600,10 +639,17 @@ fn is_flat(now: Timestamp, track: &Track) -> bool {
     float(share.estimate.saturating_sub(mark.bytes)) < even * FLAT
 }
 
+/// It held as much when it was restarted for staying above the line.
+fn has_been_there(track: &Track) -> bool {
+    track.share.is_some_and(|share| float(share.estimate) <= float(track.restarted_with) * AS_HIGH)
+}
+
 /// It was restarted for this lately, and is back without growing any more.
 fn settles_again(now: Timestamp, track: &Track) -> bool {
     let signalled = track.signalled.is_some_and(|(run, _)| run == track.run);
-    !signalled && track.restarted_at.is_some_and(|at| now.since(at) < CAME_BACK_WITHIN) && is_flat(now, track)
+    let Some(restarted_at) = track.restarted_at else { return false };
+    let as_before = track.share.is_some_and(|share| share.estimate.abs_diff(track.restarted_with) <= track.restarted_with / AS_BEFORE);
+    !signalled && (now.since(restarted_at) < CAME_BACK_WITHIN || as_before) && is_flat(now, track)
 }
 
 /// Bytes a second over the last few seconds.

@@ -6,7 +6,7 @@
 //!
 //! How it is laid out: a cgroup that hands a controller down may not hold processes itself ("no internal processes", see the kernel's
 //! Documentation/admin-guide/cgroup-v2.rst). So firstmate, and whatever else it finds in its own cgroup, moves into one below it,
-//! [`LEAF`], and each run into one beside that, which has the instance's name. Nothing outside of its own cgroup is touched, and no process in it
+//! `firstmate.0`, and each run into one beside that, which has the instance's name. Nothing outside of its own cgroup is touched, and no process in it
 //! is but moved. Only the root of the whole hierarchy may hold processes beside controllers; there nothing is moved.
 //!
 //! It is an accelerator and never a requirement: most containers have their cgroup read-only. What is refused is told once, as a

@@ -4,9 +4,9 @@
 //! map it, so that a sum over processes counts it once. It is dear (about 3.4 ms for each GB of small pages), it takes the
 //! process's mmap lock, which a process that is itself stuck may hold for as long as it likes, and it is private:
 //!
-//! - it is opened plainly, or else as the process's own user ([`open_private`]); what is refused then too stays refused for a minute;
+//! - it is opened plainly, or else as the process's own user; what is refused then too stays refused for a minute;
 //! - one thread reads, started when it is first needed; the loop gives it lists and gets events, and never waits for it;
-//! - a pass takes at most [`BUDGET`], and the next may begin when 100 times its cost has passed, so that 1 % of a processor is spent at most;
+//! - a pass takes at most a quarter of a second, and the next may begin when 100 times its cost has passed, so that 1 % of a processor is spent at most;
 //! - a tree is known as a whole or not at all: with one process unread there is no number.
 //!
 //! What is counted: Pss_Anon + Pss_Shmem - LazyFree + SwapPss of smaps_rollup, VmPTE of status, and 16 kB of kernel stack for each
@@ -228,12 +228,14 @@ impl Worker {
         }
     }
 
-    /// `None` when one of its processes cannot be read, or the budget is spent.
+    /// `None` when one of its processes cannot be read, when the budget is spent, and when none of them is there any more: who came since
+    /// is not in the list.
     fn measure(&mut self, job: &Job, begun: Instant) -> Option<Pss> {
         if job.processes.iter().any(|process| self.refused.contains_key(process)) {
             return None;
         }
         let mut sum = 0_u64;
+        let mut read = false;
         let mut method = MemoryMethod::Pss;
         for &(pid, started) in &job.processes {
             if begun.elapsed() > BUDGET {
@@ -241,6 +243,7 @@ impl Worker {
             }
             match self.read(pid, started) {
                 Answer::Holds { bytes, as_user } => {
+                    read = true;
                     sum = sum.saturating_add(bytes);
                     if as_user {
                         method = MemoryMethod::PssAsUser;
@@ -254,7 +257,7 @@ impl Worker {
                 Answer::Failed => return None,
             }
         }
-        Some(Pss { bytes: sum, method })
+        read.then_some(Pss { bytes: sum, method })
     }
 
     fn read(&mut self, pid: u32, started: u64) -> Answer {
@@ -464,8 +467,9 @@ mod tests {
         std::fs::write(proc.rollup(), ROLLUP).unwrap();
         meter.measure(vec![proc.job(0), Job { run: run(1), processes: vec![(proc.own.0, proc.own.1 + 1)] }], true);
         assert_eq!(answer(&receiver), (run(0), None), "it is known to be refused");
-        let (of, pss) = answer(&receiver);
-        assert_eq!((of, pss.map(|pss| pss.bytes)), (run(1), Some(0)), "whom this process has succeeded is gone");
+        assert_eq!(answer(&receiver), (run(1), None), "whom this process has succeeded is gone, and nobody is left");
+        meter.measure(vec![Job { run: run(2), processes: Vec::new() }], true);
+        assert_eq!(answer(&receiver), (run(2), None), "nobody holds what nobody was read of");
     }
 
     #[test]

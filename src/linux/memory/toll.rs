@@ -4,8 +4,8 @@
 //! The count says how many, not who: a death is the OOM killer's when there are at least as many new kills as there are deaths by
 //! SIGKILL that firstmate did not cause and has not explained. When there are fewer, it cannot be said which of them it was, and none is claimed.
 //!
-//! Who was killed is counted at once, but dies a moment later: it has its memory to give back first. So a process that is on its way out counts
-//! like a death ([`dying`]); otherwise whoever is killed by somebody else in that moment would be taken for it.
+//! Between the count and the death lies the time the kernel takes to free a process's memory, some 100 ms for a gigabyte: who is being killed in
+//! that moment may be the one that was counted, and stands beside the dead.
 //!
 //! Where a run has a cgroup of its own, the count of that cgroup says whose death it was ([`Toll::judge_by_own_count`]).
 //!
@@ -61,14 +61,13 @@ impl Toll {
 
     /// Whether this run's main process, dead and not reaped, was killed by the OOM killer.
     ///
-    /// `count` reads the count; `dying` gives the processes that are about to die ([`dying`]); `others` gives the other runs that are alive as far as is known, with their main processes, and `also` how such a one
-    /// ended, if it has. What cannot be decided goes into `unexplained`.
+    /// `count` reads the count; `others` gives the other runs that are alive as far as is known, with their main processes, and `also` how such a one
+    /// ended, if it has, or is about to; see [`is_being_killed`]. What cannot be decided goes into `unexplained`.
     pub fn judge(
         &mut self,
         pid: u32,
         run: RunId,
         mut count: impl FnMut() -> Option<u64>,
-        mut dying: impl FnMut() -> Vec<u32>,
         others: impl Fn() -> Vec<(u32, RunId)>,
         mut also: impl FnMut(u32) -> Option<Outcome>,
     ) -> (bool, Option<Unexplained>) {
@@ -85,37 +84,23 @@ impl Toll {
             if new == 0 {
                 return (false, None);
             }
-            // Before the dead: who dies in between is found there.
-            let mut on_their_way = dying();
             let mut dead = vec![(pid, run)];
-            let mut among_them = Vec::new();
             for (other, its_run) in others() {
-                if self.is_own(its_run) || self.verdicts.contains_key(&other) {
-                    on_their_way.retain(|dying| *dying != other);
-                }
                 if other != pid
                     && !self.is_own(its_run)
                     && !self.verdicts.contains_key(&other)
                     && also(other) == Some(Outcome::Signaled(Signal::KILL))
                 {
                     dead.push((other, its_run));
-                } else if on_their_way.contains(&other) {
-                    among_them.push((other, its_run));
                 }
             }
-            on_their_way.retain(|dying| !dead.iter().any(|(pid, _)| pid == dying));
             if count() != Some(before) {
                 continue;
             }
             let deaths = u64::try_from(dead.len()).unwrap_or(u64::MAX);
-            let verdict = new >= deaths.saturating_add(u64::try_from(on_their_way.len()).unwrap_or(u64::MAX));
+            let verdict = new >= deaths;
             for (other, _) in dead.iter().skip(1) {
                 self.verdicts.insert(*other, verdict);
-            }
-            if !verdict {
-                // It is told of once, with all who may have been meant.
-                self.verdicts.extend(among_them.iter().map(|(other, _)| (*other, false)));
-                dead.append(&mut among_them);
             }
             if verdict {
                 self.explained = Some(explained.saturating_add(deaths));
@@ -128,7 +113,8 @@ impl Toll {
         (false, None)
     }
 
-    /// The same where the run has a cgroup of its own, in which so many kills were counted since it was last looked at: no other run's death is among them.
+    /// The same where the run has a cgroup of its own, in which so many kills were counted since it was last looked at: no other run's death
+    /// is among them.
     pub fn judge_by_own_count(&mut self, pid: u32, run: RunId, kills: u64) -> bool {
         self.verdicts.remove(&pid);
         let killed = kills > 0 && !self.is_own(run);
@@ -136,6 +122,11 @@ impl Toll {
             self.explained = self.explained.map(|explained| explained.saturating_add(1));
         }
         killed
+    }
+
+    /// This process ended in another way than by SIGKILL, whatever was expected of it.
+    pub fn forget(&mut self, pid: u32) {
+        self.verdicts.remove(&pid);
     }
 
     /// To be called now and then: kills that nobody's death has explained for a while.
@@ -171,37 +162,49 @@ impl Toll {
     }
 }
 
-/// Processes that have got a signal that ends them, and are not dead yet.
-///
-/// SIGKILL is pending for every thread from the moment it is sent; then the process has the flag PF_SIGNALED; and when its first thread is
-/// a zombie and others are not, it is not dead either. See proc_pid_stat(5), and PF_SIGNALED in the kernel's include/linux/sched.h.
+/// The flag of a process that is on its way out; see PF_EXITING in Linux's include/linux/sched.h.
+const EXITING: u64 = 0x4;
+/// SIGKILL in a set of signals.
+const KILL: u64 = 1 << 8;
+
+/// Whether a child that cannot be waited for yet is on its way out, or will be once it runs again: SIGKILL has been sent to it. A main thread that has
+/// ended is dead to see, and can be waited for only when the last of the others has freed the memory.
 #[must_use]
-pub fn dying() -> Vec<u32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let is_dying = |pid: &u32| std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_dying(&stat));
-    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_dying).collect()
+pub fn is_being_killed(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|text| parse_is_being_killed(&text) == Some(true))
 }
 
-/// By the text of /proc/PID/stat.
-fn is_dying(stat: &[u8]) -> bool {
-    const PF_SIGNALED: u64 = 0x400;
-    const KILL: u64 = 1 << 8;
-    // A name may hold anything, a `)` too; none of the fields after it does.
-    let Some(end) = stat.iter().rposition(|&byte| byte == b')') else { return false };
-    let fields: Vec<&[u8]> = stat.get(end..).unwrap_or_default().split(|&byte| byte == b' ').skip(1).collect();
-    // Counted from the state, which is the third in the manual page.
-    let number = |at: usize| fields.get(at).and_then(|field| super::cgroup::number(field.trim_ascii())).unwrap_or(0);
-    match fields.first() {
-        Some(&(b"Z" | b"X")) => number(17) > 1,
-        Some(_) => number(6) & PF_SIGNALED != 0 || number(28) & KILL != 0,
-        None => false,
-    }
+/// See proc_pid_stat(5): the name in parentheses may hold anything; then come field 3, the state, number 9, the flags, and number 31, the pending signals.
+fn parse_is_being_killed(text: &[u8]) -> Option<bool> {
+    let end_of_name = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = std::str::from_utf8(text.get(end_of_name.checked_add(2)?..)?).ok()?.split(' ');
+    let state = fields.next()?;
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let pending: u64 = fields.nth(21)?.parse().ok()?;
+    Some(matches!(state, "Z" | "X" | "x") || flags & EXITING != 0 || pending & KILL != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::{InstanceId, ServiceId};
+
+    #[test]
+    fn who_is_being_killed_is_told_from_who_lives() {
+        let stat = |state: char, flags: u32, pending: u32| {
+            let text = format!(
+                "17 (a) Z (b) {state} 1 17 17 0 -1 {flags} 9 0 0 0 1 2 0 0 20 0 1 0 500 3000 200 18446744073709551615 1 1 0 0 0 {pending} 0 0"
+            );
+            parse_is_being_killed(text.as_bytes())
+        };
+        // PF_FORKNOEXEC and others, SIGTERM.
+        assert_eq!(stat('S', 0x40_0040, 1 << 14), Some(false));
+        assert_eq!(stat('R', 0x40_0004, 0), Some(true));
+        assert_eq!(stat('R', 0x40_0000, 1 << 8), Some(true));
+        assert_eq!(stat('Z', 0x40_0000, 0), Some(true));
+        assert_eq!(parse_is_being_killed(b"17 (a) S 1"), None);
+        assert!(!is_being_killed(std::process::id()));
+    }
 
     const KILLED: Option<Outcome> = Some(Outcome::Signaled(Signal::KILL));
 
@@ -216,54 +219,24 @@ mod tests {
     #[test]
     fn a_kill_and_a_new_count_are_the_oom_killers() {
         let mut toll = Toll::new(Some(3));
-        assert_eq!(toll.judge(10, run(0), || Some(4), Vec::new, both, |_| None), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(4), Vec::new, both, |_| None), (false, None), "the count is used up");
+        assert_eq!(toll.judge(10, run(0), || Some(4), both, |_| None), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(4), both, |_| None), (false, None), "the count is used up");
     }
 
     #[test]
     fn a_kill_without_a_new_count_is_somebody_elses() {
         let mut toll = Toll::new(Some(3));
-        assert_eq!(toll.judge(10, run(0), || Some(3), Vec::new, both, |_| None), (false, None));
-        assert_eq!(Toll::new(None).judge(10, run(0), || None, Vec::new, both, |_| None), (false, None), "no count, no claim");
+        assert_eq!(toll.judge(10, run(0), || Some(3), both, |_| None), (false, None));
+        assert_eq!(Toll::new(None).judge(10, run(0), || None, both, |_| None), (false, None), "no count, no claim");
     }
 
     #[test]
     fn of_two_deaths_and_one_kill_neither_is_claimed() {
         let mut toll = Toll::new(Some(0));
-        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), Vec::new, both, |_| KILLED);
+        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), both, |_| KILLED);
         assert!(!verdict);
         assert_eq!(unexplained, Some(Unexplained { kills: 1, among: vec![run(0), run(1)] }));
-        assert_eq!(toll.judge(11, run(1), || Some(1), Vec::new, both, |_| None), (false, None));
-    }
-
-    #[test]
-    fn of_a_death_and_one_who_is_dying_neither_is_claimed_for_one_kill() {
-        let mut toll = Toll::new(Some(0));
-        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), || vec![11], both, |_| None);
-        assert!(!verdict);
-        assert_eq!(unexplained, Some(Unexplained { kills: 1, among: vec![run(0), run(1)] }));
-        assert_eq!(toll.judge(11, run(1), || Some(1), Vec::new, both, |_| None), (false, None));
-        // One who is nobody's main process.
-        let mut toll = Toll::new(Some(0));
-        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), || vec![99], both, |_| None);
-        assert_eq!((verdict, unexplained.map(|told| told.among)), (false, Some(vec![run(0)])));
-    }
-
-    #[test]
-    fn enough_kills_for_those_who_are_dying_too_are_claimed() {
-        let mut toll = Toll::new(Some(0));
-        assert_eq!(toll.judge(10, run(0), || Some(2), || vec![11], both, |_| None), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(2), Vec::new, both, |_| None), (true, None));
-        // Who died between the two looks is counted once.
-        let mut toll = Toll::new(Some(0));
-        assert_eq!(toll.judge(10, run(0), || Some(2), || vec![11], both, |_| KILLED), (true, None));
-    }
-
-    #[test]
-    fn one_who_dies_of_firstmates_own_kill_explains_no_count() {
-        let mut toll = Toll::new(Some(0));
-        toll.sent_kill(run(1), Instant::now());
-        assert_eq!(toll.judge(10, run(0), || Some(1), || vec![11], both, |_| None), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(1), both, |_| None), (false, None));
     }
 
     #[test]
@@ -278,42 +251,25 @@ mod tests {
     }
 
     #[test]
-    fn who_is_dying_can_be_told_from_who_is_dead_and_who_lives() {
-        let stat = |state: &str, flags: u32, threads: u32, pending: u32| {
-            format!(
-                "31 (a) R (b) {state} 1 31 31 0 -1 {flags} 9 0 0 0 1 2 0 0 20 0 {threads} 0 77 99 5 184 1 1 1 1 1 {pending} 0 0 0 0 0 0 17\n"
-            )
-        };
-        let dying = |state, flags, threads, pending| is_dying(stat(state, flags, threads, pending).as_bytes());
-        assert!(!dying("S", 0x40_0000, 1, 0));
-        assert!(!dying("R", 0x40_0000, 4, 1 << 14), "a pending SIGTERM may be handled");
-        assert!(dying("S", 0x40_0000, 1, 1 << 8), "SIGKILL has been sent");
-        assert!(dying("R", 0x40_0404, 1, 0), "it gives back its memory");
-        assert!(!dying("Z", 0x40_040c, 1, 0), "it is dead");
-        assert!(dying("Z", 0x40_040c, 2, 0), "another thread of it is not");
-        assert!(!is_dying(b"") && !is_dying(b"31 (x)") && !is_dying(b"31 (x) "));
-    }
-
-    #[test]
     fn of_two_deaths_and_two_kills_both_are() {
         let mut toll = Toll::new(Some(0));
-        assert_eq!(toll.judge(10, run(0), || Some(2), Vec::new, both, |_| KILLED), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(2), Vec::new, both, |_| None), (true, None));
+        assert_eq!(toll.judge(10, run(0), || Some(2), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
     }
 
     #[test]
     fn the_count_is_read_again_when_it_moves_while_the_deaths_are_looked_at() {
         let mut toll = Toll::new(Some(0));
         let mut counts = [1, 2, 2, 2].into_iter();
-        assert_eq!(toll.judge(10, run(0), || counts.next(), Vec::new, both, |_| KILLED), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(2), Vec::new, both, |_| None), (true, None));
+        assert_eq!(toll.judge(10, run(0), || counts.next(), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
     }
 
     #[test]
     fn firstmates_own_kill_is_never_the_oom_killers() {
         let mut toll = Toll::new(Some(0));
         toll.sent_kill(run(0), Instant::now());
-        assert_eq!(toll.judge(10, run(0), || Some(1), Vec::new, both, |_| None), (false, None));
+        assert_eq!(toll.judge(10, run(0), || Some(1), both, |_| None), (false, None));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! the machine's other processes cost nothing.
 //!
 //! A process that is there and of which nothing can be read (hidepid, or no descriptor left) makes the picture of its run incomplete,
-//! and that is said; one that has just died does not.
+//! or of every run where nobody can say whose it is, and that is said; one that has just died does not.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -171,7 +171,9 @@ impl Trees {
         census.seen.insert(own);
         census.queue.extend(self.runs.iter().filter(|(_, tree)| tree.leader_lives).map(|(&run, tree)| (tree.leader, run)));
         let mut children = std::mem::take(&mut census.children);
-        self.read_own_children(own, &mut children);
+        if !self.read_own_children(own, &mut children) {
+            self.hide_all(census);
+        }
         for &child in &children {
             if self.leaders.contains_key(&child) || self.probes.contains(&child) || self.zombies.contains(&child) {
                 continue;
@@ -183,7 +185,9 @@ impl Trees {
                 continue;
             }
             children.clear();
-            read_children(pid, &mut census.text, &mut children);
+            if !read_children(pid, &mut census.text, &mut children) {
+                self.hide_all(census);
+            }
             if let Glance::Dead(stat) = glance(pid) {
                 // Its children are ours now: look again.
                 census.sees_dead(pid, stat);
@@ -199,7 +203,9 @@ impl Trees {
             }
             // Children first: if it still lives afterwards, the list was whole.
             children.clear();
-            read_children(pid, &mut census.text, &mut children);
+            if !read_children(pid, &mut census.text, &mut children) {
+                census.hidden.insert(run);
+            }
             match glance(pid) {
                 // Its parent is one we came by, or it was orphaned meanwhile and is ours now.
                 Glance::Alive(stat) if census.seen.contains(&stat.ppid) => {
@@ -244,11 +250,12 @@ impl Trees {
                 Glance::Hidden => self.hide_all(census),
             }
         }
-        if !self.shows_everybody() {
-            self.hide_all(census);
-        }
         census.scanned.sort_unstable();
         census.listed.sort_unstable();
+        // Without a descriptor for it the list is empty.
+        if !self.shows_everybody() || census.listed.binary_search(&own).is_err() {
+            self.hide_all(census);
+        }
         census.seen.insert(own);
         let scanned = std::mem::take(&mut census.scanned);
         for child in children_in(&scanned, own) {
