@@ -76,12 +76,13 @@ fn judge(output: &Output, item: u32, place: &str, kind: Kind, name: &str, runs: 
     let sections: Vec<String> = (1..=runs).map(|run| format!("{name} {run}")).collect();
     let sum = |name: &str| sections.iter().map(|section| output.number(section, name)).sum::<u64>();
     let acts = || sections.iter().filter_map(|section| act(output.section(section))).map(|(_, percent)| percent);
-    let (least, most) = acts().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), percent| (least.min(percent), most.max(percent)));
+    let shown = |percent: Option<f64>| percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}"));
+    let (least, most) = (shown(acts().reduce(f64::min)), shown(acts().reduce(f64::max)));
     let peak = sections.iter().map(|section| output.number(section, "peak")).max().unwrap_or(0);
     let killed = sections.iter().filter(|section| output.section(section).contains("| killing leaker.1 for its memory")).count();
     println!(
-        "GUARD item={item} rate={} threads=1 limit={} manner={} start=cold confirm=0s place={place} runs={runs} oom={} decided_min={least:.1} \
-         decided_max={most:.1} peak_max={}.{} disturbed={} killed={killed}",
+        "GUARD item={item} rate={} threads=1 limit={} manner={} start=cold confirm=0s place={place} runs={runs} oom={} decided_min={least} \
+         decided_max={most} peak_max={}.{} disturbed={} killed={killed}",
         kind.rate(),
         kind.limit,
         if kind.deaf { "deaf" } else { "well" },
@@ -178,15 +179,16 @@ fn judge_special(output: &Output, runs: u32) -> Vec<String> {
         );
     }
     // The control: without the guard, the kernel kills them all.
-    let mut died = 0;
+    let (mut died, mut oom) = (0, 0);
     for run in 1..=runs {
         let section = format!("group-off {run}");
+        oom += output.number(&section, "oom");
         if output.value(&section, "lives") == "false" && output.number(&section, "status") == 137 && output.number(&section, "oom") >= 4 {
             died += 1;
         }
     }
     println!(
-        "GUARD item=1 rate=max threads=1 limit=256 manner=well start=cold confirm=off place=vm+oom.group runs={runs} stack_died={died}"
+        "GUARD item=1 rate=max threads=1 limit=256 manner=well start=cold confirm=off place=vm+oom.group runs={runs} oom={oom} stack_died={died}"
     );
     if died != runs {
         faults.push(format!("without the guard the stack died in {died} of {runs} runs"));
