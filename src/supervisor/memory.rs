@@ -172,6 +172,9 @@ impl Supervisor {
         if let Some(unexplained) = self.memory.toll.unexplained(count, Instant::now()) {
             self.tell_unexplained(unexplained);
         }
+        if let Some(cgroups) = &mut self.memory.cgroups {
+            cgroups.forget_oom_kills();
+        }
         self.memory.check_at = now.after(if self.memory.toll.is_pending() { CHECK_SOON } else { CHECK });
     }
 
@@ -188,10 +191,14 @@ impl Supervisor {
     pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
         let outcome = dead.outcome().clone();
         let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
-        let Memory { watch, toll, .. } = &mut self.memory;
+        let Memory { watch, toll, cgroups, .. } = &mut self.memory;
         if outcome != Outcome::Signaled(Signal::KILL) {
             toll.forget(dead.pid());
             return outcome;
+        }
+        if let Some(kills) = cgroups.as_mut().and_then(|cgroups| cgroups.new_oom_kills(run)) {
+            let oom = toll.judge_by_own_count(dead.pid(), run, kills);
+            return if oom { Outcome::OomKilled } else { outcome };
         }
         let owners = &self.owners;
         let others = || {

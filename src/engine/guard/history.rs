@@ -46,7 +46,7 @@ pub(super) struct History {
     begun: Option<u64>,
     /// The record when it had settled.
     settled: Option<u64>,
-    /// What its predecessor had settled at: up to there nothing is new.
+    /// What its predecessor had settled at, or what was accepted since: up to there nothing is new.
     usual: u64,
 }
 
@@ -65,6 +65,11 @@ impl History {
             Some(_) | None => self.usual,
         };
         Self { usual, ..Self::new(at, 0) }
+    }
+
+    /// What it has held until now is as it should be.
+    pub(super) fn accept(&mut self) {
+        self.usual = self.usual.max(self.record);
     }
 
     /// It is `bytes` now.

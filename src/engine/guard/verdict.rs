@@ -19,10 +19,6 @@ use crate::engine::spec::{MemoryAction as Wanted, Victim};
 const PATIENCE_ROOM: f64 = 0.8;
 /// One that has been restarted for having come so far may go farther the next time, by so much: it may be one that settles a little higher.
 const PATIENCE_MORE_ROOM: f64 = 0.1;
-/// An instance above a line of its own has nothing above it that would catch it: it gets this share of its climb...
-const PATIENCE_OF_CLIMB: f64 = 0.4;
-/// ...but not longer than so many times `confirm`.
-const PATIENCE_MOST: u32 = 18;
 /// What stays where it is may stay so many times `confirm`.
 const PATIENCE_FLAT: u32 = 6;
 /// Once it has been seen to come back from as high, so many times the longest it took.
@@ -57,6 +53,8 @@ const LOOK_AGAIN_SOON: Duration = Duration::from_millis(100);
 const NEXT_KILL: Duration = Duration::from_millis(150);
 /// It is flat when it grows at less than this share of the pace it came up with.
 const FLAT: f64 = 0.25;
+/// For so long at the least.
+const FLAT_FOR: Duration = Duration::from_secs(1);
 /// A restart within this time did not help if it is above the line again and no longer grows...
 const CAME_BACK_WITHIN: Duration = Duration::from_secs(3_600);
 /// ...and however long ago it was, if it holds the same to within this part.
@@ -93,7 +91,11 @@ impl Guard {
             return self.end_of_grace(now, &lines, acting, urgent, instances, out);
         }
         if urgent && self.hard >= lines.restart {
-            return self.emergency(now, &lines, instances, out);
+            let decision = self.emergency(now, &lines, instances, out);
+            // Of a machine that others fill, its own lines are all that is left to judge by.
+            if decision.is_some() || !lines.machine {
+                return decision;
+            }
         }
         if may == May::Emergency {
             return None;
@@ -152,7 +154,7 @@ impl Guard {
             let pieces = room / float(lines.restart.saturating_sub(lines.rearm)).max(1.0);
             Duration::try_from_secs_f64(above.climb.as_secs_f64() * pieces).unwrap_or(PATIENCE_END)
         });
-        let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat, patience);
+        let required = patient(self.policy.confirm, climb, self.hard, self.returned, flat);
         match signalled {
             // What the signal was for gets time to help.
             Some(at) if at >= above.since => {
@@ -205,8 +207,15 @@ impl Guard {
     }
 
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
-        let best = self.candidates(instances, false, false).into_iter().next()?;
-        (best.grown >= part(lines.limit, CHANGED)).then_some(best.index)
+        let candidates = self.candidates(instances, false, false);
+        let best = candidates.first()?;
+        let worth = part(lines.limit, CHANGED);
+        // Not to and fro between two that hold about the same.
+        let present = candidates.iter().find(|one| self.tracks.get(one.index).is_some_and(|track| track.steered));
+        match present {
+            Some(present) if present.grown.saturating_add(worth) >= best.grown => Some(present.index),
+            Some(_) | None => (best.grown >= worth).then_some(best.index),
+        }
     }
 
     /// Whether the picture is new enough; if not, it is asked for, and this is asked again when it has come.
@@ -239,7 +248,12 @@ impl Guard {
             |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
         let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
         let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
+        // With time to spare, nobody is ended for being large: that is how much they need.
+        let nobody_grew = rule == Rule::Held && self.window(false) == WHOLE && !self.policy.confirm.is_zero();
         let helps = |one: &Candidate| {
+            if nobody_grew {
+                return false;
+            }
             let gain = gain(one);
             match rule {
                 Rule::Hard | Rule::Forecast => {
@@ -328,11 +342,16 @@ impl Guard {
         }
         if !settles_again(now, track) {
             // It may still do so a little higher.
-            return has_been_there(track) && track.signalled.is_none_or(|(run, _)| run != track.run);
+            let signalled = track.signalled.is_some_and(|(run, _)| run == track.run);
+            return has_been_there(track) && !signalled && !self.policy.confirm.is_zero();
         }
         let known = track.plateau.replace(best.estimate).is_some();
         if !known {
             out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: best.estimate, at: hard, of: lines.limit, own: false }));
+        }
+        // This is how much they all need: the others are not to be tried in turn.
+        for track in &mut self.tracks {
+            track.history.accept();
         }
         true
     }
@@ -377,7 +396,9 @@ impl Guard {
         let worth = |one: &Candidate| {
             if lines.machine {
                 // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
-                return self.tracks.get(one.index).is_some_and(|track| track.share.is_some_and(|share| share.low >= lines.restart));
+                return self.tracks.get(one.index).is_some_and(|track| {
+                    track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line))
+                });
             }
             one.grown >= part(lines.limit, WORTH_GROWN) || one.estimate >= part(lines.limit, WORTH).max(need)
         };
@@ -547,9 +568,8 @@ impl Guard {
                 continue;
             }
             let flat = is_flat(now, track);
-            let most = self.policy.confirm.saturating_mul(PATIENCE_MOST);
-            let climb = above.climb.mul_f64(PATIENCE_OF_CLIMB).min(most);
-            let mut required = patient(self.policy.confirm, climb, share.estimate, track.own_returned, flat, track.patience);
+            // A line of its own was drawn for it by somebody who knows it: how slowly it climbed says nothing against that.
+            let mut required = patient(self.policy.confirm, Duration::ZERO, share.estimate, track.own_returned, flat);
             if let Some((run, at)) = track.signalled
                 && run == track.run
             {
@@ -595,16 +615,14 @@ impl Guard {
 }
 
 /// How long something must be above its line before it is restarted. `climb` is what its slow way up is worth.
-fn patient(confirm: Duration, climb: Duration, size: u64, returned: Returned, flat: bool, acts: u32) -> Duration {
+fn patient(confirm: Duration, climb: Duration, size: u64, returned: Returned, flat: bool) -> Duration {
     if confirm.is_zero() {
         return Duration::ZERO;
     }
-    let most = confirm.saturating_mul(PATIENCE_MOST);
     let mut required = confirm.max(climb);
     if flat {
         required = required.max(confirm.saturating_mul(PATIENCE_FLAT));
     }
-    required = required.saturating_mul(1_u32 << acts.min(4)).min(most.max(required));
     if float(size) <= float(returned.peak) * AS_HIGH {
         required = required.max(returned.took.saturating_mul(PATIENCE_RETURNED));
     }
@@ -627,12 +645,9 @@ fn is_flat(now: Timestamp, track: &Track) -> bool {
     let Some(share) = track.share else { return false };
     let born = track.history.back(AGES.len());
     let age = now.since(born.at);
-    if age.is_zero() {
-        return false;
-    }
-    let mark = track.history.before(now, age / 16);
+    let mark = track.history.before(now, (age / 16).max(FLAT_FOR));
     let window = now.since(mark.at);
-    if window.is_zero() {
+    if window < FLAT_FOR || age < window.saturating_mul(2) {
         return false;
     }
     let even = float(share.estimate) * window.as_secs_f64() / age.as_secs_f64();

@@ -127,10 +127,18 @@ impl Refusal {
 pub struct Cgroups {
     /// The container's.
     root: PathBuf,
-    runs: BTreeMap<RunId, PathBuf>,
+    runs: BTreeMap<RunId, Leaf>,
     /// Of runs that are gone; the kernel did not remove them at the time.
     leftover: Vec<PathBuf>,
     oom_group: bool,
+}
+
+/// The cgroup of a run.
+#[derive(Debug)]
+struct Leaf {
+    path: PathBuf,
+    /// How many kills have been told of.
+    oom_kills: u64,
 }
 
 impl Cgroups {
@@ -270,7 +278,7 @@ impl Cgroups {
             // Beside an earlier run's that is not empty: none of its processes may be taken for one of this run.
             let name = if attempt == 1 { instance.to_owned() } else { format!("{instance}-{attempt}") };
             let path = self.root.join(name);
-            if self.runs.values().any(|taken| *taken == path) {
+            if self.runs.values().any(|taken| taken.path == path) {
                 continue;
             }
             let made = match std::fs::create_dir(&path) {
@@ -286,7 +294,7 @@ impl Cgroups {
             });
             match opened {
                 Ok(directory) => {
-                    self.runs.insert(run, path);
+                    self.runs.insert(run, Leaf { path, oom_kills: 0 });
                     return Ok(directory.into());
                 }
                 Err(error) => {
@@ -301,7 +309,7 @@ impl Cgroups {
     /// Whether the run's main process is in the run's cgroup. To be asked once its program is running: a child that could not enter stays where
     /// firstmate is, and what its cgroup says would be untrue. Then the cgroup is removed, and the run has none.
     pub fn joined(&mut self, run: RunId, pid: u32) -> bool {
-        let Some(path) = self.runs.get(&run) else { return false };
+        let Some(path) = self.path(run) else { return false };
         // Of a zombie it is told, too.
         let joined = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
             let told = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -317,7 +325,7 @@ impl Cgroups {
     /// reclaimable slab. `None` when it has no cgroup, or the kernel does not say.
     #[must_use]
     pub fn usage(&self, run: RunId) -> Option<u64> {
-        let path = self.runs.get(&run)?;
+        let path = self.path(run)?;
         let current = read_number(&path.join("memory.current"))?;
         // Without swap there is no such file.
         let swap = read_number(&path.join("memory.swap.current")).unwrap_or(0);
@@ -333,14 +341,34 @@ impl Cgroups {
     #[must_use]
     pub fn oom_kills(&self, run: RunId) -> Option<u64> {
         let mut buffer = [0; STAT_MAX];
-        value(read(&self.runs.get(&run)?.join("memory.events"), &mut buffer)?, b"oom_kill")
+        value(read(&self.path(run)?.join("memory.events"), &mut buffer)?, b"oom_kill")
+    }
+
+    /// How many of them since this was last asked.
+    pub fn new_oom_kills(&mut self, run: RunId) -> Option<u64> {
+        let now = self.oom_kills(run)?;
+        let leaf = self.runs.get_mut(&run)?;
+        Some(now.saturating_sub(std::mem::replace(&mut leaf.oom_kills, now)))
+    }
+
+    /// Takes the kills so far as told, in every run: what has been counted long before a death does not explain it. To be called every
+    /// few seconds.
+    pub fn forget_oom_kills(&mut self) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            let _ = self.new_oom_kills(run);
+        }
+    }
+
+    fn path(&self, run: RunId) -> Option<&Path> {
+        self.runs.get(&run).map(|leaf| leaf.path.as_path())
     }
 
     /// The run's processes, however they may have hidden.
     #[must_use]
     pub fn processes(&self, run: RunId) -> Vec<u32> {
         let mut pids = Vec::new();
-        if let Some(path) = self.runs.get(&run) {
+        if let Some(path) = self.path(run) {
             list(path, DEPTH, &mut pids);
         }
         pids
@@ -349,14 +377,14 @@ impl Cgroups {
     /// Slows the run's growth down to next to nothing: whoever takes more than what it all holds now, and a little, is made to wait, for
     /// seconds where nothing can be reclaimed. It can still handle a signal, and end. Returns where the brake is, in bytes.
     pub fn brake(&self, run: RunId) -> Option<u64> {
-        let path = self.runs.get(&run)?;
+        let path = self.path(run)?;
         let high = read_number(&path.join("memory.current"))?.saturating_add(BRAKE_SLACK);
         write(&path.join("memory.high"), &high.to_string()).ok().map(|()| high)
     }
 
     /// Lets go of the brake.
     pub fn release(&self, run: RunId) {
-        if let Some(path) = self.runs.get(&run) {
+        if let Some(path) = self.path(run) {
             let _ = write(&path.join("memory.high"), "max");
         }
     }
@@ -364,12 +392,12 @@ impl Cgroups {
     /// SIGKILL to all of the run at once, forks included. Returns false before Linux 5.14, where it is to be done one by one.
     #[must_use]
     pub fn kill(&self, run: RunId) -> bool {
-        self.runs.get(&run).is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
+        self.path(run).is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
     }
 
     /// The run is gone. Whoever is left in its cgroup can only have hidden, and gets SIGKILL.
     pub fn remove(&mut self, run: RunId) {
-        if let Some(path) = self.runs.remove(&run)
+        if let Some(Leaf { path, .. }) = self.runs.remove(&run)
             && remove(&path, DEPTH).is_err()
         {
             let _ = write(&path.join("cgroup.kill"), "1");
