@@ -396,9 +396,10 @@ impl Guard {
         let worth = |one: &Candidate| {
             if lines.machine {
                 // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
-                return self.tracks.get(one.index).is_some_and(|track| {
-                    track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line))
-                });
+                return self
+                    .tracks
+                    .get(one.index)
+                    .is_some_and(|track| track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line)));
             }
             one.grown >= part(lines.limit, WORTH_GROWN) || one.estimate >= part(lines.limit, WORTH).max(need)
         };
