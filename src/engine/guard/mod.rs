@@ -42,8 +42,8 @@ const SURVEY: Duration = Duration::from_secs(60);
 const SURVEY_CHANGED: Duration = Duration::from_secs(10);
 /// By this share of the limit.
 const CHANGED: f64 = 0.01;
-/// The first time so long after the start, and after each start of a run.
-const SURVEY_FIRST: Duration = Duration::from_secs(2);
+/// The first time so long after the start, and after each start of a run: what a run holds then is what it began with.
+const SURVEY_FIRST: Duration = history::BEGUN_AFTER;
 /// Near the line, and while a service with a line of its own may be above it.
 const ACCOUNT_NEAR: Duration = Duration::from_secs(1);
 /// Above the line.
@@ -537,7 +537,9 @@ impl Guard {
         } else {
             SURVEY
         };
-        self.account_at = now.after(wait);
+        let begins = self.tracks.iter().filter(|track| track.share.is_some()).filter_map(|track| track.history.begins_at());
+        let begins = begins.filter(|at| *at > now).min();
+        self.account_at = begins.map_or(now.after(wait), |at| at.min(now.after(wait)));
         self.consider(now, instances, may, out)
     }
 
