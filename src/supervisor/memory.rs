@@ -67,12 +67,9 @@ impl Memory {
         self.cgroups.as_mut().map(|cgroups| cgroups.create(run, name))
     }
 
-    /// The run's program is running.
-    pub(super) fn joined(&mut self, run: RunId, pid: u32) {
-        if let Some(cgroups) = &mut self.cgroups {
-            // One that could not enter is known by its processes, as without cgroups.
-            let _ = cgroups.joined(run, pid);
-        }
+    /// The run's program is running. Returns whether it is where it should be: in its cgroup, if it has one.
+    pub(super) fn joined(&mut self, run: RunId, pid: u32) -> bool {
+        self.cgroups.as_mut().and_then(|cgroups| cgroups.joined(run, pid)).unwrap_or(true)
     }
 
     /// SIGKILL to all of it, where that can be done at one blow.
@@ -173,7 +170,7 @@ impl Supervisor {
             self.tell_unexplained(unexplained);
         }
         if let Some(cgroups) = &mut self.memory.cgroups {
-            cgroups.forget_oom_kills();
+            cgroups.forget_oom_kills(Instant::now());
         }
         self.memory.check_at = now.after(if self.memory.toll.is_pending() { CHECK_SOON } else { CHECK });
     }

@@ -105,7 +105,11 @@ impl Guard {
             return None;
         }
         if let Some(rule) = self.rule(now, &lines) {
-            return self.act_for_container(now, &lines, rule, instances, out);
+            let decision = self.act_for_container(now, &lines, rule, instances, out);
+            // A container that stays above the line, with nobody to blame, still has services with lines of their own.
+            if decision.is_some() || rule != Rule::Held {
+                return decision;
+            }
         }
         self.own_lines(now, &lines, instances, out)
     }

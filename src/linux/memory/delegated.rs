@@ -23,6 +23,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::cgroup::{self, Cgroup, Files, Version, number, value};
 use crate::engine::RunId;
@@ -43,10 +44,13 @@ const DEPTH: usize = 8;
 /// look and the write. Below the present usage the write would wait until the kernel has tried to reclaim the difference.
 const BRAKE_SLACK: u64 = 2 << 20;
 
+/// Who has been chosen by the OOM killer is dead after this: a gigabyte is given back in some 100 ms.
+const DYING: Duration = Duration::from_secs(4);
+
 /// memory.stat has about 1.5 kB in Linux 6.1 and 2 kB in 6.18, and what is read of it comes early.
 const STAT_MAX: usize = 4096;
 
-/// Why there is no cgroup for each run.
+/// Why there is no cgroup for each run, and how to get one; whoever shows it says what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// cgroup v2 is not mounted, or does not have the memory controller: v1 has it.
@@ -76,7 +80,6 @@ const WRITABLE: &str = "start the container with `--security-opt writable-cgroup
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cannot give each service a cgroup of its own: ")?;
         match self {
             Self::NotUnified => f.write_str(
                 "cgroup v2 with the memory controller is not mounted here; boot the host with cgroup v2 alone \
@@ -137,8 +140,10 @@ pub struct Cgroups {
 #[derive(Debug)]
 struct Leaf {
     path: PathBuf,
-    /// How many kills have been told of.
+    /// How many kills have been told of, or were counted too long ago to explain a death.
     oom_kills: u64,
+    /// What the count was when it was last looked at, and since when.
+    seen: (u64, Instant),
 }
 
 impl Cgroups {
@@ -294,7 +299,7 @@ impl Cgroups {
             });
             match opened {
                 Ok(directory) => {
-                    self.runs.insert(run, Leaf { path, oom_kills: 0 });
+                    self.runs.insert(run, Leaf { path, oom_kills: 0, seen: (0, Instant::now()) });
                     return Ok(directory.into());
                 }
                 Err(error) => {
@@ -306,10 +311,11 @@ impl Cgroups {
         Err(refusal)
     }
 
-    /// Whether the run's main process is in the run's cgroup. To be asked once its program is running: a child that could not enter stays where
-    /// firstmate is, and what its cgroup says would be untrue. Then the cgroup is removed, and the run has none.
-    pub fn joined(&mut self, run: RunId, pid: u32) -> bool {
-        let Some(path) = self.path(run) else { return false };
+    /// Whether the run's main process is in the run's cgroup; `None` when it has none. To be asked once its program is running: a child that
+    /// could not enter stays where firstmate is, and what its cgroup says would be untrue. Then the cgroup is removed, and the run has
+    /// none.
+    pub fn joined(&mut self, run: RunId, pid: u32) -> Option<bool> {
+        let path = self.path(run)?;
         // Of a zombie it is told, too.
         let joined = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
             let told = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -318,7 +324,7 @@ impl Cgroups {
         if !joined {
             self.remove(run);
         }
-        joined
+        Some(joined)
     }
 
     /// What the run holds, in bytes: all that is charged to its cgroup, and swapped out of it, less page cache on the file lists and
@@ -351,12 +357,21 @@ impl Cgroups {
         Some(now.saturating_sub(std::mem::replace(&mut leaf.oom_kills, now)))
     }
 
-    /// Takes the kills so far as told, in every run: what has been counted long before a death does not explain it. To be called every
-    /// few seconds.
-    pub fn forget_oom_kills(&mut self) {
+    /// Takes what was counted some seconds ago as told, in every run: it was one of the run's other processes, and does not explain a later
+    /// death. To be called every few seconds.
+    pub fn forget_oom_kills(&mut self, now: Instant) {
         let runs: Vec<RunId> = self.runs.keys().copied().collect();
         for run in runs {
-            let _ = self.new_oom_kills(run);
+            if let Some(count) = self.oom_kills(run)
+                && let Some(leaf) = self.runs.get_mut(&run)
+            {
+                let (before, since) = leaf.seen;
+                if count != before {
+                    leaf.seen = (count, now);
+                } else if now.saturating_duration_since(since) >= DYING {
+                    leaf.oom_kills = count;
+                }
+            }
         }
     }
 
