@@ -284,7 +284,11 @@ impl Engine {
             }
             Event::Probed { run, kind, number, result } => {
                 if let Some((instance, service, _)) = self.present(run) {
+                    let starting = matches!(instance.state, State::Starting { .. });
                     instance.on_probed(now, &service, kind, number, result, out);
+                    if starting && matches!(instance.state, State::Running { .. }) {
+                        self.guard.run_ready(now);
+                    }
                 }
                 Consequence::Nothing
             }

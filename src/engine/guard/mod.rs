@@ -548,6 +548,11 @@ impl Guard {
         self.account_at = self.account_at.min(now.after(SURVEY_FIRST));
     }
 
+    /// What loads its data before it is ready has grown, and is not to blame for that from now on.
+    pub(super) fn run_ready(&mut self, now: Timestamp) {
+        self.account_at = self.account_at.min(now);
+    }
+
     fn measured_of(&self, now: Timestamp, usage: &Usage) -> Option<Measured> {
         let track = self.tracks.get(self.index_of(usage.run)?)?;
         if track.run != usage.run.run {
