@@ -225,7 +225,8 @@ pub(super) struct Guard {
     /// The look after the last account, to see what changes from there.
     changed_from: Option<u64>,
     account_at: Timestamp,
-    account_asked: bool,
+    /// Since when an answer is awaited.
+    account_asked: Option<Timestamp>,
     /// Near a line, where it is to be known who holds what.
     attentive: bool,
     rest: Rest,
@@ -267,7 +268,7 @@ impl Guard {
             accounted_at: None,
             changed_from: None,
             account_at: now.after(SURVEY_FIRST),
-            account_asked: false,
+            account_asked: None,
             attentive: false,
             rest: Rest::default(),
             tmpfs: Vec::new(),
@@ -401,8 +402,8 @@ impl Guard {
         self.over_hard = if self.hard >= lines.hard { self.over_hard.saturating_add(1) } else { 0 };
         self.release_gates(now, &lines);
         let decision = self.consider(now, instances, may, out);
-        if decision.is_none() && !self.account_asked && self.account_at <= now {
-            self.ask_account(out);
+        if decision.is_none() && self.account_asked.is_none() && self.account_at <= now {
+            self.ask_account(now, out);
         }
         let wait = if self.acting.is_some() { self.pace.wait_acting(&lines) } else { self.pace.wait(now, self.hard, &lines) };
         let due = now.after(wait);
@@ -486,8 +487,8 @@ impl Guard {
         self.tracks.iter().any(|track| track.last_act.is_some_and(|at| at >= since))
     }
 
-    fn ask_account(&mut self, out: &mut Vec<Action>) {
-        self.account_asked = true;
+    fn ask_account(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.account_asked = Some(now);
         out.push(Action::Memory(MemoryAction::Account));
     }
 
@@ -499,7 +500,9 @@ impl Guard {
         may: May,
         out: &mut Vec<Action>,
     ) -> Option<Decision> {
-        self.account_asked = false;
+        if let Some(asked) = self.account_asked.take() {
+            self.pace.accounted(now.since(asked));
+        }
         let lines = self.lines?;
         let mut shares = std::mem::take(&mut self.shares);
         self.rest = shares::divide(&accounts, self.parts, |usage| self.measured_of(now, usage), &mut shares);
