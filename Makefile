@@ -13,7 +13,6 @@ help:
 	@echo 'make build   the static binary: $(BINARY)'
 	@echo 'make guard-matrix  the memory guard against real leaks, all of it; writes docs/guard-matrix.md'
 	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
-	@echo 'make guard-matrix   everything about the memory guard, to docs/guard-matrix.md: an hour or two'
 
 build musl:
 	tests/setup rust
@@ -53,7 +52,10 @@ guard: helpers
 	tests/docker/images $(BINARY)
 	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test guard --test guard_real --test vm
 
-# All of it, into docs/guard-matrix.md.
+# All of it, into docs/guard-matrix.md: an hour or two.
+guard-matrix: setup helpers
+	tests/docker/images $(BINARY)
+	tests/guard/matrix
 
 fuzz:
 	fuzz/run 5
@@ -64,10 +66,6 @@ docker-test:
 bench: build
 	tests/setup packages
 	benches/run --firstmate $(BINARY)
-
-guard-matrix: setup helpers
-	tests/docker/images $(BINARY)
-	tests/guard/matrix
 
 clean:
 	cargo clean

@@ -438,7 +438,11 @@ impl Supervisor {
         match spawn::read_launch(launch.as_fd()) {
             LaunchProgress::Pending => return,
             LaunchProgress::Executed => {
-                self.memory.joined(run, known.pid);
+                if !self.memory.joined(run, known.pid) {
+                    let name = self.output.instance_name(run.instance);
+                    let text = format!("{name} could not enter its cgroup; its memory is known by its processes, as without `cgroups`");
+                    self.output.say(Level::Warn, &text);
+                }
                 self.events.push_back(Event::Executed { run });
             }
             LaunchProgress::Failed(error) => known.failed = Some(error),

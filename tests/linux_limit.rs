@@ -478,17 +478,6 @@ fn a_configured_limit_comes_first() {
 }
 
 #[test]
-fn growth_is_faster_with_huge_pages() {
-    let fake = Fake::new("0::/\n", V2);
-    let growth = || fake.watch().limit().unwrap().growth_max;
-    assert_eq!(growth(), 4_000_000_000);
-    for (text, fast) in [("[always] madvise never\n", true), ("always [madvise] never\n", false), ("always madvise [never]\n", false)] {
-        fake.file("sys/kernel/mm/transparent_hugepage/enabled", text);
-        assert_eq!(growth(), if fast { 8_000_000_000 } else { 4_000_000_000 }, "{text}");
-    }
-}
-
-#[test]
 fn what_is_read() {
     let v1 = Fake::new(&v1_lines(DOCKER), &v1_mount(DOCKER));
     v1.v1("memory", 256 * MIB, 256 * MIB, 1_000_000);

@@ -22,7 +22,8 @@ pub struct Limit {
     pub source: LimitSource,
     /// Where it was found: a cgroup's path or an address; empty where the source says it all.
     pub place: String,
-    /// No growth is faster, in bytes a second: 4 GB/s, twice that where huge pages are handed out unasked.
+    /// No growth is faster, in bytes a second: 4 GB/s on one processor, twice that on several or where huge pages
+    /// are handed out unasked.
     pub growth_max: u64,
 }
 

@@ -67,12 +67,9 @@ impl Memory {
         self.cgroups.as_mut().map(|cgroups| cgroups.create(run, name))
     }
 
-    /// The run's program is running.
-    pub(super) fn joined(&mut self, run: RunId, pid: u32) {
-        if let Some(cgroups) = &mut self.cgroups {
-            // One that could not enter is known by its processes, as without cgroups.
-            let _ = cgroups.joined(run, pid);
-        }
+    /// The run's program is running. Returns whether it is where it should be: in its cgroup, if it has one.
+    pub(super) fn joined(&mut self, run: RunId, pid: u32) -> bool {
+        self.cgroups.as_mut().and_then(|cgroups| cgroups.joined(run, pid)).unwrap_or(true)
     }
 
     /// SIGKILL to all of it, where that can be done at one blow.
@@ -172,6 +169,9 @@ impl Supervisor {
         if let Some(unexplained) = self.memory.toll.unexplained(count, Instant::now()) {
             self.tell_unexplained(unexplained);
         }
+        if let Some(cgroups) = &mut self.memory.cgroups {
+            cgroups.forget_oom_kills(Instant::now());
+        }
         self.memory.check_at = now.after(if self.memory.toll.is_pending() { CHECK_SOON } else { CHECK });
     }
 
@@ -188,10 +188,14 @@ impl Supervisor {
     pub(super) fn outcome_of(&mut self, dead: &Dead<'_>) -> Outcome {
         let outcome = dead.outcome().clone();
         let Some(Owner::Run(run)) = self.owners.get(&dead.pid()).copied() else { return outcome };
-        let Memory { watch, toll, .. } = &mut self.memory;
+        let Memory { watch, toll, cgroups, .. } = &mut self.memory;
         if outcome != Outcome::Signaled(Signal::KILL) {
             toll.forget(dead.pid());
             return outcome;
+        }
+        if let Some(kills) = cgroups.as_mut().and_then(|cgroups| cgroups.new_oom_kills(run)) {
+            let oom = toll.judge_by_own_count(dead.pid(), run, kills);
+            return if oom { Outcome::OomKilled } else { outcome };
         }
         let owners = &self.owners;
         let others = || {

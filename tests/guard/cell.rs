@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::stage::Place;
-use super::trial::{Guard, Manner, Outcome, Start, Trial};
+use super::trial::{Guard, Manner, Outcome, Rate, Start, Trial};
 
 /// Runs them all, so many at a time, in their order.
 pub fn run(trials: &[Trial], at_a_time: usize) -> Vec<Outcome> {
@@ -41,6 +41,11 @@ pub fn faults(trial: &Trial, outcome: &Outcome) -> Vec<String> {
         Some(act) if act.percent > 96.0 => faults.push(format!("decided at {:.1} %", act.percent)),
         Some(act) if act.percent < 74.9 => faults.push(format!("decided at {:.1} %, below the line", act.percent)),
         Some(_) | None => {}
+    }
+    // Where it grows slowly there is always time to ask; with little of a processor there may not be.
+    let slow = matches!(trial.rate, Rate::PerSecond(rate) if rate <= 100.0) && trial.quota.is_none() && trial.busy == 0;
+    if trial.guard != Guard::Off && slow && trial.manner == Manner::Well && outcome.ended.contains("SIGKILL") {
+        faults.push("it was killed, and not asked to end".to_owned());
     }
     faults
 }

@@ -158,27 +158,32 @@ fn closest() -> (Stage, u32) {
     (stage, pid)
 }
 
-fn check_closest(time: Duration, still_kib: u64) {
-    let (stage, pid) = closest();
-    let cost = measure(pid, time);
+fn report_closest(cost: &Cost, minute: &str) {
     println!(
-        "GUARD item=6 case=closest limit=64 seconds={} core_percent={:.2} wakes_per_s={:.0} grown_kib={}",
-        time.as_secs(),
-        cost.percent_of_a_core,
-        cost.wakes_per_second,
-        cost.grown_kib
+        "GUARD item=6 case=closest limit=64 time={minute} core_percent={:.2} wakes_per_s={:.0} grown_kib={}",
+        cost.percent_of_a_core, cost.wakes_per_second, cost.grown_kib
     );
-    assert!(cost.wakes_per_second > 20.0, "it looks often here: {cost:?}\n{}", stage.log.tail());
-    assert!(cost.grown_kib <= still_kib, "{cost:?}\n{}", stage.log.tail());
+    assert!(cost.wakes_per_second > 20.0, "it looks often here: {cost:?}");
 }
 
 #[test]
 fn close_to_the_line_it_looks_often_and_does_not_grow() {
-    check_closest(Duration::from_secs(3), STILL_KIB);
+    let (stage, pid) = closest();
+    let cost = measure(pid, Duration::from_secs(3));
+    report_closest(&cost, "3s");
+    assert!(cost.grown_kib <= STILL_KIB, "{cost:?}\n{}", stage.log.tail());
 }
 
+/// 13,000 looks a minute. Whatever settles does so within a few of them: in the end there is a minute in which nothing grows.
 #[test]
 #[ignore = "an hour; make guard-matrix"]
 fn matrix_closest_to_the_line() {
-    check_closest(Duration::from_secs(120), 0);
+    let (stage, pid) = closest();
+    let mut grown = Vec::new();
+    for minute in ["1st-minute", "2nd-minute", "3rd-minute", "4th-minute", "5th-minute", "6th-minute"] {
+        let cost = measure(pid, Duration::from_secs(60));
+        report_closest(&cost, minute);
+        grown.push(cost.grown_kib);
+    }
+    assert!(grown[3..].contains(&0) && grown.iter().sum::<u64>() <= STILL_KIB, "{grown:?}\n{}", stage.log.tail());
 }

@@ -134,6 +134,19 @@ fn matrix_edge_of_64_mib() {
     }
 }
 
+/// The burst nothing announces: from next to nothing, as fast as this machine can, between two looks.
+#[test]
+#[ignore = "an hour; make guard-matrix"]
+fn matrix_bursts_from_nothing() {
+    let mut wrong = Vec::new();
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    for limit in LIMITS {
+        let threads = u32::try_from(threads).unwrap().max(2);
+        run_cold(&[Trial { threads, limit, ..Trial::default() }], 20, &mut wrong);
+    }
+    judge(&wrong);
+}
+
 #[test]
 #[ignore = "an hour; make guard-matrix"]
 fn matrix_huge_pages() {

@@ -74,3 +74,10 @@ fn in_docker_with_default_capabilities_it_is_no_different() {
         docker(Trial { manner: Manner::Deaf, guard: Guard::Default, ..rate(400.0) }),
     ]);
 }
+
+/// The counter moves in steps of what each processor charges ahead, which between two looks a few milliseconds apart are no sign of speed.
+#[test]
+fn a_slow_leak_in_a_small_container_is_asked_to_end_and_not_killed() {
+    let trial = Trial { guard: Guard::Default, start: SOON, threads: 2, limit: 64, ..rate(4.0) };
+    run_and_judge(&vec![trial; 2]);
+}

@@ -37,6 +37,11 @@ command = \"./leaker leak rate=400 when=go\"
 
 /// One leak from the start of the stack on, and all there is to see of it.
 fn leak(place: Place, rate: &str, term: &str) {
+    leak_after(place, rate, term, 100);
+}
+
+/// It begins once so many requests have been answered: few, and the others have only just begun themselves.
+fn leak_after(place: Place, rate: &str, term: &str, requests: u64) {
     let more = format!(
         "
 [services.leaker]
@@ -45,11 +50,11 @@ user = \"www-data\"
 stop_timeout = \"5s\"
 "
     );
-    let case = format!("{rate}-{term}");
+    let case = if requests < 100 { format!("{rate}-{term}-young") } else { format!("{rate}-{term}") };
     let ground = Wish::new(&format!("beside-{case}"), place, &more).start();
     let crew = crew(&ground);
     let load = Load::start(&ground, 3, "/");
-    load.wait_for(100);
+    load.wait_for(requests);
     let watch = ground.watch();
     ground.touch("run/go");
     let leaker = ground.wait_for("leaker.1", PATIENCE, "restarted and up again", |one| one.run > 1 && one.ready);
@@ -94,6 +99,15 @@ fn the_leaker_is_chosen_and_nobody_else_notices() {
     } else {
         leak(Place::Native, "100", "ignore");
         leak(Place::Native, "max", "default");
+    }
+}
+
+/// The others have grown as well, since they began a moment ago, and the leaker is as old as they are.
+#[test]
+fn a_stack_that_has_just_begun_is_spared() {
+    let rounds = if matrix() { 5 } else { 1 };
+    for _ in 0..rounds {
+        leak_after(Place::Native, "max", "default", 10);
     }
 }
 

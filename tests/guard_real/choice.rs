@@ -8,9 +8,9 @@ use super::stack::Wish;
 
 const CONFIRM: &str = "
 [memory]
-confirm = \"1s\"
+confirm = \"500ms\"
 ";
-/// `confirm` may grow to a multiple of itself for what stands still.
+/// `confirm` grows to a multiple of itself for what stands still.
 const LONG: Duration = Duration::from_secs(90);
 
 /// Redis with half of 512 MiB and this word about it, nothing else but `more`.

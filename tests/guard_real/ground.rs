@@ -393,7 +393,7 @@ impl Ground {
     pub fn missing(&self, crew: &Crew) -> Vec<String> {
         let all = self.processes();
         let there = |member: &Process| all.iter().any(|one| one.outer == member.outer && one.started == member.started && !one.zombie);
-        crew.0.iter().filter(|member| !there(member)).map(|member| format!("{} ({})", member.name, member.inner)).collect()
+        crew.0.iter().filter(|member| !there(member)).map(|member| format!("{}({})", member.name, member.inner)).collect()
     }
 
     /// None of these services' instances was started again, for whatever reason.
@@ -452,7 +452,7 @@ impl Ground {
 
     /// What the guard says it has done.
     pub fn acted(&self) -> Vec<String> {
-        self.said().into_iter().filter(|line| line.contains(" for its memory, ")).collect()
+        self.said().into_iter().filter(|line| line.contains(" for its memory")).collect()
     }
 
     /// At how much of the limit it decided, for the printed line: `75.2%`.

@@ -111,7 +111,7 @@ fn tmpfs(place: Place) {
     let text = format!(
         "
 [memory]
-confirm = \"1s\"
+confirm = \"500ms\"
 {BYSTANDER}
 [services.writer]
 type = \"oneshot\"
@@ -163,16 +163,16 @@ fn spikes_of_three_seconds() {
 /// 40 to 80 %, each tooth above the line for an eighth of its period.
 #[test]
 fn a_quick_sawtooth() {
-    let time = Duration::from_secs(if matrix() { 240 } else { 12 });
+    let time = Duration::from_secs(if matrix() { 240 } else { 11 });
     let period = if matrix() { "20s" } else { "5s" };
     let words = format!("sawtooth low=38% high=78% limit=512MiB period={period}");
     undisturbed("sawtooth-quick", Place::Native, 512 * MIB, "10s", &words, MINUTE, Used::HardFor(79.0, time));
 }
 
-/// Above the line for longer than `confirm`: a tooth of three minutes with the default of 10 s, or one of 18 s with a second.
+/// Above the line for longer than `confirm`: a tooth of three minutes with the default of 10 s, or one of 9 s with half a second.
 #[test]
 fn a_slow_sawtooth() {
-    let (confirm, period, time) = if matrix() { ("10s", "3m", 780) } else { ("1s", "18s", 40) };
+    let (confirm, period, time) = if matrix() { ("10s", "3m", 780) } else { ("500ms", "9s", 19) };
     let words = format!("sawtooth low=38% high=78% limit=512MiB period={period}");
     undisturbed("sawtooth-slow", Place::Native, 512 * MIB, confirm, &words, MINUTE, Used::HardFor(79.0, Duration::from_secs(time)));
 }
@@ -180,7 +180,7 @@ fn a_slow_sawtooth() {
 /// Where it settles is above the line, with or without a restart: at most one of them, and then one warning.
 #[test]
 fn a_plateau() {
-    let (confirm, over, after) = if matrix() { ("10s", "20s", 300) } else { ("1s", "2s", 8) };
+    let (confirm, over, after) = if matrix() { ("10s", "20s", 300) } else { ("500ms", "2s", 5) };
     let text = format!(
         "
 [memory]

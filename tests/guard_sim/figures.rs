@@ -62,7 +62,10 @@ fn sums(runs: &[(Case, Report)]) -> Sums {
 }
 
 fn leakers(confirm: f64) {
-    println!("`confirm = {confirm}s`, {} runs a cell: from cold and after two quiet minutes; decided at, in % of the limit (highest level reached); OOM kills.\n", 2 * count() / 5);
+    println!(
+        "`confirm = {confirm}s`, {} runs a cell: from cold and after two quiet minutes; decided at, in % of the limit (highest level reached); OOM kills.\n",
+        2 * count() / 5
+    );
     println!("| rate | 128 MiB | 256 MiB | 512 MiB | 1 GiB |");
     println!("|---|---|---|---|---|");
     for rate in RATES {
@@ -71,7 +74,8 @@ fn leakers(confirm: f64) {
                 .iter()
                 .map(|limit| {
                     let seeds = 0..count() / 5;
-                    let cases = seeds.flat_map(|seed| [0.0, 120.0].map(|quiet| scenarios::leak(rate, *limit, manners, quiet, confirm, seed)));
+                    let cases =
+                        seeds.flat_map(|seed| [0.0, 120.0].map(|quiet| scenarios::leak(rate, *limit, manners, quiet, confirm, seed)));
                     let sums = sums(&play_all(cases.collect()));
                     let broken = if sums.broken > 0 { format!(" {} BROKEN", sums.broken) } else { String::new() };
                     format!("{:.1}-{:.1} ({:.1}); {}{broken}", sums.low, sums.high, sums.peak, sums.ooms)
@@ -148,7 +152,9 @@ fn harmless() {
 }
 
 fn random_traces() {
-    println!("| kind | traces | with an act | acts | on the innocent | plateaus with more than one | SIGKILLs (needless) | OOM kills | decided at | looks/s | accounts/s |");
+    println!(
+        "| kind | traces | with an act | acts | on the innocent | plateaus with more than one | SIGKILLs (needless) | OOM kills | decided at | looks/s | accounts/s |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for kind in Kind::ALL {
         let runs = play_all((0..count()).map(|seed| random::case(kind, seed)).collect());

@@ -202,7 +202,8 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
     hold(&runs, "every invariant", unbroken);
     hold(&runs, "no act", no_act);
     hold(&runs, "one message that names it", |_, report| {
-        report.helpless.len() == 1 && matches!(&report.helpless[0].1, Helpless::Tmpfs { places, .. } if places.iter().any(|(place, _)| place == "/dev/shm"))
+        report.helpless.len() == 1
+            && matches!(&report.helpless[0].1, Helpless::Tmpfs { places, .. } if places.iter().any(|(place, _)| place == "/dev/shm"))
     });
 }
 
@@ -210,7 +211,9 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
 fn a_plateau_costs_one_restart_and_one_warning_in_four_hours() {
     let levels = [(76.5, 5.0), (78.0, 2.0), (78.0, 60.0), (78.0, 900.0), (82.0, 30.0), (86.0, 300.0), (88.0, 1_200.0)];
     let cases = (0..traces(2)).flat_map(|seed| {
-        levels.iter().map(move |(percent, within)| scenarios::plateau(seed, *percent, *within, if seed % 2 == 0 { 1_024.0 } else { 256.0 }, 14_400.0))
+        levels.iter().map(move |(percent, within)| {
+            scenarios::plateau(seed, *percent, *within, if seed % 2 == 0 { 1_024.0 } else { 256.0 }, 14_400.0)
+        })
     });
     let runs = play_all(cases.collect());
     hold(&runs, "every invariant", unbroken);
@@ -381,7 +384,11 @@ fn an_action_by_signal_gets_its_chance_and_a_restart_follows_where_it_does_not_h
     let case = |seed: u64, relieved: bool| {
         let case = Case::new("an action by signal", seed, 512.0, 1_500.0);
         let first = case.share(8.0);
-        let leaker = Program { memory: by_signal(Signal::from_number(12).unwrap()), relieved, ..Program::new("unicorn", first).leaks(Course::leak(2.0 * MB)) };
+        let leaker = Program {
+            memory: by_signal(Signal::from_number(12).unwrap()),
+            relieved,
+            ..Program::new("unicorn", first).leaks(Course::leak(2.0 * MB))
+        };
         case.with(leaker).with(Program::new("web", first))
     };
     let signal = |report: &Report| report.acts.iter().filter(|act| matches!(act.act, Act::Signal(_))).count();
@@ -409,7 +416,9 @@ fn who_must_not_be_chosen_is_not_and_who_comes_last_comes_last() {
     let runs = play_all(cases.collect());
     hold(&runs, "every invariant", unbroken);
     hold(&runs, "the leaker is spared", |_, report| report.acts_on(Nature::Leaks) == 0);
-    hold(&runs, "and it is said", |_, report| report.helpless.iter().any(|(_, why)| *why == Helpless::Forbidden) || !report.acts.is_empty());
+    hold(&runs, "and it is said", |_, report| {
+        report.helpless.iter().any(|(_, why)| *why == Helpless::Forbidden) || !report.acts.is_empty()
+    });
 }
 
 /// Redis that cannot finish its snapshot: its child doubles what is really there.
@@ -443,7 +452,11 @@ fn without_a_guard_the_kernel_kills() {
     let guilty = [scenarios::leak(100.0, 256.0, Manners::Quick, 0.0, 10.0, 1), random::case(Kind::Burst, 1)];
     let runs = play_all(guilty.iter().map(Case::unguarded).collect());
     hold(&runs, "it is the kernel that ends it", |_, report| !report.ooms.is_empty() && report.acts.is_empty());
-    let harmless: Vec<Case> = scenarios::harmless(1).iter().chain(&(0..5).map(|seed| random::case(Kind::Sawtooth, seed)).collect::<Vec<_>>()).map(Case::unguarded).collect();
+    let harmless: Vec<Case> = scenarios::harmless(1)
+        .iter()
+        .chain(&(0..5).map(|seed| random::case(Kind::Sawtooth, seed)).collect::<Vec<_>>())
+        .map(Case::unguarded)
+        .collect();
     hold(&play_all(harmless), "what is called harmless stays below the limit by itself", no_oom);
     let first = InstanceId { service: ServiceId(0), number: 1 };
     assert!(runs.iter().all(|(case, _)| case.programs[first.service.0].nature == Nature::Leaks));

@@ -58,6 +58,16 @@ pub fn read(pid: i32) -> Option<Process> {
     })
 }
 
+/// As `kill`; one that has gone by itself meanwhile is as good.
+pub fn kill_if_there(pid: i32, signal: i32) {
+    if read(pid).is_some_and(|process| !process.zombie) {
+        // SAFETY: a process of the test's own.
+        let sent = unsafe { libc::kill(pid, signal) };
+        let error = std::io::Error::last_os_error();
+        assert!(sent == 0 || error.raw_os_error() == Some(libc::ESRCH), "cannot signal {pid}: {error}");
+    }
+}
+
 pub fn kill(pid: i32, signal: i32) {
     assert!(pid > 1, "{pid} is nobody to be signalled");
     // SAFETY: a process of the test's own.

@@ -65,6 +65,12 @@ race() {
     end "$1"
 }
 
+# Removes a cgroup and those in it.
+clear() { # GROUP
+    find "$CG/$1" -depth -mindepth 1 -type d -exec rmdir {} +
+    rmdir "$CG/$1"
+}
+
 # The same in a new cgroup for each, and as a section of its own.
 races() { # NAME RUNS LIMIT [WORD...]
     name=$1 runs=$2 limit_of_each=$3 && shift 3
@@ -77,12 +83,16 @@ races() { # NAME RUNS LIMIT [WORD...]
 }
 
 # Services that are killed again and again: by the kernel's OOM killer, and from outside.
-mortals() { # SERVICE...
+mortals() { # SERVICE... [LINE-OF-MEMORY-SECTION]
     printf '[memory]\nrestart_above = "off"\n' >/run/race.toml
     for service; do
         case $service in
             leaker) command='leaker leak rate=max' ;;
             victim) command='sleep 4321' ;;
+            # The killed leaker's memory is not free at once. Whoever needs some then makes the kernel kill the next, and that should not be the
+            # only one left, firstmate.
+            ballast) command='leaker plateau size=4MiB then=hold' ;;
+            *) sed -i "2a $service" /run/race.toml && continue ;;
         esac
         cat >>/run/race.toml <<TOML
 [services.$service]

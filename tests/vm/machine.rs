@@ -96,7 +96,7 @@ impl Machine {
             memory_mib: 512,
             cpus: 2,
             arguments: String::new(),
-            patience: Duration::from_secs(120),
+            patience: Duration::from_secs(240),
             init: Init::Script,
         };
         let machine = machine

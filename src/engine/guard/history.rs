@@ -20,7 +20,7 @@ pub(super) const AGES: [Duration; 8] = [
 ];
 
 /// What begins grows, whatever it is: what it held at this age is not counted as grown...
-const BEGUN_AFTER: Duration = Duration::from_secs(1);
+pub(super) const BEGUN_AFTER: Duration = Duration::from_secs(1);
 /// ...and once it has this age, nor is what it held then.
 const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// One that has grown by more than this part of it since then has not settled.
@@ -42,6 +42,8 @@ pub(super) struct History {
     born: Timestamp,
     last: Timestamp,
     record: u64,
+    /// The record before the last size came.
+    before_last: u64,
     /// The record when it had begun.
     begun: Option<u64>,
     /// The record when it had settled.
@@ -54,7 +56,7 @@ impl History {
     /// It was `bytes` at `at`, and what was before is not known.
     pub(super) const fn new(at: Timestamp, bytes: u64) -> Self {
         let mark = Mark { at, bytes, record: bytes };
-        Self { levels: [(mark, mark); AGES.len()], born: at, last: at, record: bytes, begun: None, settled: None, usual: 0 }
+        Self { levels: [(mark, mark); AGES.len()], born: at, last: at, record: bytes, before_last: 0, begun: None, settled: None, usual: 0 }
     }
 
     /// Of a new run of the same program, which began with nothing. What this one held is usual if it had held no more for a while.
@@ -74,6 +76,7 @@ impl History {
 
     /// It is `bytes` now.
     pub(super) fn push(&mut self, now: Timestamp, bytes: u64) {
+        self.before_last = self.record;
         self.record = self.record.max(bytes);
         self.last = now;
         let mark = Mark { at: now, bytes, record: self.record };
@@ -98,6 +101,17 @@ impl History {
         let mark = self.back(level);
         let record = if mark.at == self.born { self.settled.or(self.begun).unwrap_or(mark.record) } else { mark.record };
         record.max(self.usual)
+    }
+
+    /// The largest it had been before the last size came, or usually is.
+    pub(super) fn before_last(&self) -> u64 {
+        self.before_last.max(self.usual)
+    }
+
+    /// When it is to be looked at, so that it is known what it held when it had begun; `None` once that is known. Whoever is looked at later
+    /// may have begun to leak by then, and would be thought to have begun with that.
+    pub(super) fn begins_at(&self) -> Option<Timestamp> {
+        self.begun.is_none().then(|| self.born.after(BEGUN_AFTER))
     }
 
     /// The largest it had been when it had begun, or usually is.
@@ -127,6 +141,25 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_new_since_the_look_before_is_told_by_both() {
+        let mut history = History::new(at(0), 0);
+        for (ms, bytes, before) in [(100, 5, 0), (120, 9, 5), (140, 4, 9), (160, 8, 9), (180, 12, 9)] {
+            history.push(at(ms), bytes);
+            assert_eq!(history.before_last(), before, "at {ms}");
+        }
+    }
+
+    #[test]
+    fn what_begins_is_to_be_looked_at_once_when_it_has_begun() {
+        let mut history = History::new(at(500), 0);
+        assert_eq!(history.begins_at(), Some(at(1_500)));
+        history.push(at(1_200), 7);
+        assert_eq!(history.begins_at(), Some(at(1_500)));
+        history.push(at(1_500), 8);
+        assert_eq!((history.begins_at(), history.begun()), (None, 8));
+    }
 
     fn at(ms: u64) -> Timestamp {
         Timestamp::from_nanos(ms * 1_000_000)

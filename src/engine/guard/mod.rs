@@ -42,12 +42,14 @@ const SURVEY: Duration = Duration::from_secs(60);
 const SURVEY_CHANGED: Duration = Duration::from_secs(10);
 /// By this share of the limit.
 const CHANGED: f64 = 0.01;
-/// The first time so long after the start, and after each start of a run.
-const SURVEY_FIRST: Duration = Duration::from_secs(2);
+/// The first time so long after the start, and after each start of a run: what a run holds then is what it began with.
+const SURVEY_FIRST: Duration = history::BEGUN_AFTER;
 /// Near the line, and while a service with a line of its own may be above it.
 const ACCOUNT_NEAR: Duration = Duration::from_secs(1);
 /// Above the line.
 const ACCOUNT_ABOVE: Duration = Duration::from_millis(250);
+/// Until it has been there for so long; then as near the line.
+const ABOVE_FOR_LONG: Duration = Duration::from_secs(30);
 /// A decision is not taken on an older picture.
 const FRESH: Duration = Duration::from_millis(20);
 /// In a hurry, on no older one.
@@ -533,14 +535,16 @@ impl Guard {
             let shares = self.shares_by_size(instances);
             out.push(told(MemoryNotice::Near { hard: self.hard, limit: lines.limit, line: lines.restart, shares }));
         }
-        let wait = if self.above.is_some() {
+        let wait = if self.above.is_some_and(|above| now.since(above.entered) < ABOVE_FOR_LONG) {
             ACCOUNT_ABOVE
         } else if near || self.hard >= self.lowest {
             ACCOUNT_NEAR
         } else {
             SURVEY
         };
-        self.account_at = now.after(wait);
+        let begins = self.tracks.iter().filter(|track| track.share.is_some()).filter_map(|track| track.history.begins_at());
+        let begins = begins.filter(|at| *at > now).min();
+        self.account_at = begins.map_or(now.after(wait), |at| at.min(now.after(wait)));
         self.consider(now, instances, may, out)
     }
 

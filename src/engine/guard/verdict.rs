@@ -69,6 +69,8 @@ const SIGNAL_HELPS_LEAST: Duration = Duration::from_secs(2);
 const LIFE: usize = AGES.len();
 /// The window that has no beginning: all a run holds is new.
 const WHOLE: usize = LIFE + 1;
+/// The window since the account before the last.
+const NOW: usize = WHOLE + 1;
 
 /// One that may be chosen.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +105,11 @@ impl Guard {
             return None;
         }
         if let Some(rule) = self.rule(now, &lines) {
-            return self.act_for_container(now, &lines, rule, instances, out);
+            let decision = self.act_for_container(now, &lines, rule, instances, out);
+            // A container that stays above the line, with nobody to blame, still has services with lines of their own.
+            if decision.is_some() || rule != Rule::Held {
+                return decision;
+            }
         }
         self.own_lines(now, &lines, instances, out)
     }
@@ -174,10 +180,14 @@ impl Guard {
     }
 
     /// The shortest window in which all together hold so much more than ever before as a restart must bring back; where time is short, as is
-    /// worth anything, since then it matters who grows now.
+    /// worth anything, since then it matters who grows now. Who grows by that between two accounts is then beyond doubt, whatever others
+    /// have grown by since they began a moment ago.
     fn window(&self, short: bool) -> usize {
         let Some(lines) = self.lines else { return WHOLE };
         let worth = part(lines.limit, WORTH_GROWN);
+        if short && self.tracks.iter().any(|track| grown(track, NOW) >= worth) {
+            return NOW;
+        }
         let need = if short { worth } else { self.hard.saturating_sub(lines.rearm).max(worth) };
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
         (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
@@ -412,9 +422,9 @@ impl Guard {
         let chosen = if lines.machine {
             // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
             self.candidates(instances, true, true).into_iter().find(|one| {
-                self.tracks.get(one.index).is_some_and(|track| {
-                    track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line))
-                })
+                self.tracks
+                    .get(one.index)
+                    .is_some_and(|track| track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line)))
             })
         } else {
             self.grown_most(lines, need, true, instances).or_else(|| self.largest(lines, need, true, instances))
@@ -652,6 +662,7 @@ fn grown(track: &Track, level: usize) -> u64 {
     let before = match level {
         WHOLE => 0,
         LIFE => track.history.begun(),
+        NOW => track.history.before_last(),
         _ => track.history.record(level),
     };
     share.estimate.saturating_sub(before)

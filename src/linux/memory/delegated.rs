@@ -23,6 +23,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::cgroup::{self, Cgroup, Files, Version, number, value};
 use crate::engine::RunId;
@@ -43,10 +44,13 @@ const DEPTH: usize = 8;
 /// look and the write. Below the present usage the write would wait until the kernel has tried to reclaim the difference.
 const BRAKE_SLACK: u64 = 2 << 20;
 
+/// Who has been chosen by the OOM killer is dead after this: a gigabyte is given back in some 100 ms.
+const DYING: Duration = Duration::from_secs(4);
+
 /// memory.stat has about 1.5 kB in Linux 6.1 and 2 kB in 6.18, and what is read of it comes early.
 const STAT_MAX: usize = 4096;
 
-/// Why there is no cgroup for each run.
+/// Why there is no cgroup for each run, and how to get one; whoever shows it says what it is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// cgroup v2 is not mounted, or does not have the memory controller: v1 has it.
@@ -76,7 +80,6 @@ const WRITABLE: &str = "start the container with `--security-opt writable-cgroup
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cannot give each service a cgroup of its own: ")?;
         match self {
             Self::NotUnified => f.write_str(
                 "cgroup v2 with the memory controller is not mounted here; boot the host with cgroup v2 alone \
@@ -127,10 +130,20 @@ impl Refusal {
 pub struct Cgroups {
     /// The container's.
     root: PathBuf,
-    runs: BTreeMap<RunId, PathBuf>,
+    runs: BTreeMap<RunId, Leaf>,
     /// Of runs that are gone; the kernel did not remove them at the time.
     leftover: Vec<PathBuf>,
     oom_group: bool,
+}
+
+/// The cgroup of a run.
+#[derive(Debug)]
+struct Leaf {
+    path: PathBuf,
+    /// How many kills have been told of, or were counted too long ago to explain a death.
+    oom_kills: u64,
+    /// What the count was when it was last looked at, and since when.
+    seen: (u64, Instant),
 }
 
 impl Cgroups {
@@ -270,7 +283,7 @@ impl Cgroups {
             // Beside an earlier run's that is not empty: none of its processes may be taken for one of this run.
             let name = if attempt == 1 { instance.to_owned() } else { format!("{instance}-{attempt}") };
             let path = self.root.join(name);
-            if self.runs.values().any(|taken| *taken == path) {
+            if self.runs.values().any(|taken| taken.path == path) {
                 continue;
             }
             let made = match std::fs::create_dir(&path) {
@@ -286,7 +299,7 @@ impl Cgroups {
             });
             match opened {
                 Ok(directory) => {
-                    self.runs.insert(run, path);
+                    self.runs.insert(run, Leaf { path, oom_kills: 0, seen: (0, Instant::now()) });
                     return Ok(directory.into());
                 }
                 Err(error) => {
@@ -298,10 +311,11 @@ impl Cgroups {
         Err(refusal)
     }
 
-    /// Whether the run's main process is in the run's cgroup. To be asked once its program is running: a child that could not enter stays where
-    /// firstmate is, and what its cgroup says would be untrue. Then the cgroup is removed, and the run has none.
-    pub fn joined(&mut self, run: RunId, pid: u32) -> bool {
-        let Some(path) = self.runs.get(&run) else { return false };
+    /// Whether the run's main process is in the run's cgroup; `None` when it has none. To be asked once its program is running: a child that
+    /// could not enter stays where firstmate is, and what its cgroup says would be untrue. Then the cgroup is removed, and the run has
+    /// none.
+    pub fn joined(&mut self, run: RunId, pid: u32) -> Option<bool> {
+        let path = self.path(run)?;
         // Of a zombie it is told, too.
         let joined = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
             let told = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
@@ -310,14 +324,14 @@ impl Cgroups {
         if !joined {
             self.remove(run);
         }
-        joined
+        Some(joined)
     }
 
     /// What the run holds, in bytes: all that is charged to its cgroup, and swapped out of it, less page cache on the file lists and
     /// reclaimable slab. `None` when it has no cgroup, or the kernel does not say.
     #[must_use]
     pub fn usage(&self, run: RunId) -> Option<u64> {
-        let path = self.runs.get(&run)?;
+        let path = self.path(run)?;
         let current = read_number(&path.join("memory.current"))?;
         // Without swap there is no such file.
         let swap = read_number(&path.join("memory.swap.current")).unwrap_or(0);
@@ -333,14 +347,43 @@ impl Cgroups {
     #[must_use]
     pub fn oom_kills(&self, run: RunId) -> Option<u64> {
         let mut buffer = [0; STAT_MAX];
-        value(read(&self.runs.get(&run)?.join("memory.events"), &mut buffer)?, b"oom_kill")
+        value(read(&self.path(run)?.join("memory.events"), &mut buffer)?, b"oom_kill")
+    }
+
+    /// How many of them since this was last asked.
+    pub fn new_oom_kills(&mut self, run: RunId) -> Option<u64> {
+        let now = self.oom_kills(run)?;
+        let leaf = self.runs.get_mut(&run)?;
+        Some(now.saturating_sub(std::mem::replace(&mut leaf.oom_kills, now)))
+    }
+
+    /// Takes what was counted some seconds ago as told, in every run: it was one of the run's other processes, and does not explain a later
+    /// death. To be called every few seconds.
+    pub fn forget_oom_kills(&mut self, now: Instant) {
+        let runs: Vec<RunId> = self.runs.keys().copied().collect();
+        for run in runs {
+            if let Some(count) = self.oom_kills(run)
+                && let Some(leaf) = self.runs.get_mut(&run)
+            {
+                let (before, since) = leaf.seen;
+                if count != before {
+                    leaf.seen = (count, now);
+                } else if now.saturating_duration_since(since) >= DYING {
+                    leaf.oom_kills = count;
+                }
+            }
+        }
+    }
+
+    fn path(&self, run: RunId) -> Option<&Path> {
+        self.runs.get(&run).map(|leaf| leaf.path.as_path())
     }
 
     /// The run's processes, however they may have hidden.
     #[must_use]
     pub fn processes(&self, run: RunId) -> Vec<u32> {
         let mut pids = Vec::new();
-        if let Some(path) = self.runs.get(&run) {
+        if let Some(path) = self.path(run) {
             list(path, DEPTH, &mut pids);
         }
         pids
@@ -349,14 +392,14 @@ impl Cgroups {
     /// Slows the run's growth down to next to nothing: whoever takes more than what it all holds now, and a little, is made to wait, for
     /// seconds where nothing can be reclaimed. It can still handle a signal, and end. Returns where the brake is, in bytes.
     pub fn brake(&self, run: RunId) -> Option<u64> {
-        let path = self.runs.get(&run)?;
+        let path = self.path(run)?;
         let high = read_number(&path.join("memory.current"))?.saturating_add(BRAKE_SLACK);
         write(&path.join("memory.high"), &high.to_string()).ok().map(|()| high)
     }
 
     /// Lets go of the brake.
     pub fn release(&self, run: RunId) {
-        if let Some(path) = self.runs.get(&run) {
+        if let Some(path) = self.path(run) {
             let _ = write(&path.join("memory.high"), "max");
         }
     }
@@ -364,12 +407,12 @@ impl Cgroups {
     /// SIGKILL to all of the run at once, forks included. Returns false before Linux 5.14, where it is to be done one by one.
     #[must_use]
     pub fn kill(&self, run: RunId) -> bool {
-        self.runs.get(&run).is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
+        self.path(run).is_some_and(|path| write(&path.join("cgroup.kill"), "1").is_ok())
     }
 
     /// The run is gone. Whoever is left in its cgroup can only have hidden, and gets SIGKILL.
     pub fn remove(&mut self, run: RunId) {
-        if let Some(path) = self.runs.remove(&run)
+        if let Some(Leaf { path, .. }) = self.runs.remove(&run)
             && remove(&path, DEPTH).is_err()
         {
             let _ = write(&path.join("cgroup.kill"), "1");

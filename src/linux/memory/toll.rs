@@ -7,6 +7,8 @@
 //! Between the count and the death lies the time the kernel takes to free a process's memory, some 100 ms for a gigabyte: who is being killed in
 //! that moment may be the one that was counted, and stands beside the dead.
 //!
+//! Where a run has a cgroup of its own, the count of that cgroup says whose death it was ([`Toll::judge_by_own_count`]).
+//!
 //! What the count says and no death explains within a while was a process that is not firstmate's own child: a worker of a service, or
 //! something that docker exec started.
 
@@ -109,6 +111,17 @@ impl Toll {
         }
         // The kernel kills faster than we can look: nobody can say who was whose.
         (false, None)
+    }
+
+    /// The same where the run has a cgroup of its own, in which so many kills were counted since it was last looked at: no other run's death
+    /// is among them.
+    pub fn judge_by_own_count(&mut self, pid: u32, run: RunId, kills: u64) -> bool {
+        self.verdicts.remove(&pid);
+        let killed = kills > 0 && !self.is_own(run);
+        if killed {
+            self.explained = self.explained.map(|explained| explained.saturating_add(1));
+        }
+        killed
     }
 
     /// This process ended in another way than by SIGKILL, whatever was expected of it.
@@ -224,6 +237,17 @@ mod tests {
         assert!(!verdict);
         assert_eq!(unexplained, Some(Unexplained { kills: 1, among: vec![run(0), run(1)] }));
         assert_eq!(toll.judge(11, run(1), || Some(1), both, |_| None), (false, None));
+    }
+
+    #[test]
+    fn the_count_of_the_runs_own_cgroup_decides_alone() {
+        let mut toll = Toll::new(Some(0));
+        assert!(!toll.judge_by_own_count(10, run(0), 0));
+        assert!(toll.judge_by_own_count(11, run(1), 1));
+        assert_eq!(toll.unexplained(Some(1), Instant::now()), None);
+        assert!(!toll.is_pending(), "the kill is explained");
+        toll.sent_kill(run(0), Instant::now());
+        assert!(!toll.judge_by_own_count(10, run(0), 1));
     }
 
     #[test]
