@@ -5,12 +5,16 @@
 //!
 //! Four lines, as shares of the limit: from nine tenths of the first on it is known who holds what; above the first
 //! (`restart_above`) for long enough, the service that grew is restarted; above `hard_above` at once; above `emergency_above`, or about to be
-//! before the next look, SIGKILL. "Long enough" is `confirm`, and more for what climbs slowly or has come back by itself from as high before: a
-//! garbage collector's sawtooth looks like a leak until it turns.
+//! before the next look, SIGKILL. "Long enough" is `confirm`, and more for what may still turn: what climbs may climb to four fifths of
+//! the way to `hard_above`, what has come back by itself from as high before may do so again. A garbage collector's sawtooth looks like a leak until it
+//! turns, and until there nothing is lost by waiting.
 //!
-//! The victim is the one that has grown in the window in which the container has grown, not the largest. A restart that would not bring
-//! the container back below the line is not made but reported. Every rule waits for a number it can stand on: what is not known is never
-//! a reason to act.
+//! The victim is the one that holds more than it ever did before the window in which the container has grown, not the largest, and not
+//! the one that is as high as in each of its cycles. A restart that would not bring the container back below the line is not made but
+//! reported, and what settles where it was after a restart is left alone. Every rule waits for a number it can stand on: what is not known
+//! is never a reason to act.
+//!
+//! The policy is tried on thousands of containers on virtual time: `docs/design/guard-simulation.md` has the figures.
 //!
 //! Nothing here knows how to end a run: a [`Decision`] is carried out by the stack, as an operator's wish would be.
 
