@@ -152,11 +152,12 @@ fn a_tmpfs_filled_by_a_dead_process_in_docker() {
     tmpfs(Place::Docker);
 }
 
-/// 85.5 % and what the bystander and firstmate have: about 88 %.
+/// 85.5 % and what the bystander and firstmate have: about 88 %. At 100 MB/s, so that what is left above is no emergency, not even when firstmate is
+/// woken a tenth of a second late.
 #[test]
 fn spikes_of_three_seconds() {
-    let (period, times) = if matrix() { ("20s", 12) } else { ("6s", 2) };
-    let words = format!("spike size=85.5% limit=512MiB ramp=1s hold=3s period={period} times={times}");
+    let (period, times) = if matrix() { ("20s", 12) } else { ("8s", 2) };
+    let words = format!("spike size=85.5% limit=512MiB ramp=4s hold=3s period={period} times={times}");
     undisturbed("spikes-88", Place::Native, 512 * MIB, "10s", &words, 20 * MINUTE, Used::Hard(86.0));
 }
 
@@ -274,8 +275,9 @@ fn unix_seconds() -> u64 {
 #[test]
 fn redis_saves_at_rest() {
     if matrix() {
-        snapshots(Place::Native, 20, 3, "1s", false);
+        // Before this thread is in a network namespace without a way to Docker's.
         snapshots(Place::Docker, 20, 3, "1s", false);
+        snapshots(Place::Native, 20, 3, "1s", false);
     } else {
         snapshots(Place::Native, 2, 2, "1s", false);
     }
@@ -284,8 +286,8 @@ fn redis_saves_at_rest() {
 #[test]
 fn redis_saves_and_is_written_to() {
     if matrix() {
-        snapshots(Place::Native, 20, 14, "10s", true);
         snapshots(Place::Docker, 20, 14, "10s", true);
+        snapshots(Place::Native, 20, 14, "10s", true);
     } else {
         snapshots(Place::Native, 2, 3, "1s", true);
     }

@@ -43,6 +43,8 @@ const GRACE_LEFT: f64 = 0.02;
 const WORTH: f64 = 0.10;
 /// One that has grown by this share of it, too.
 const WORTH_GROWN: f64 = 0.02;
+/// Who grows at less than this part of the pace of the fastest does not grow now.
+const GROWS_NOW: u64 = 4;
 /// Many small ones that grow together are worth ending one after the other.
 const WORTH_EACH: f64 = 0.01;
 /// When nobody can be chosen, it is tried again after this.
@@ -180,22 +182,27 @@ impl Guard {
     }
 
     /// The shortest window in which all together hold so much more than ever before as a restart must bring back; where time is short, as is
-    /// worth anything, since then it matters who grows now. Who grows by that between two accounts is then beyond doubt, whatever others
-    /// have grown by since they began a moment ago.
+    /// worth anything, since then it matters who grows now.
     fn window(&self, short: bool) -> usize {
         let Some(lines) = self.lines else { return WHOLE };
         let worth = part(lines.limit, WORTH_GROWN);
-        if short && self.tracks.iter().any(|track| grown(track, NOW) >= worth) {
-            return NOW;
-        }
         let need = if short { worth } else { self.hard.saturating_sub(lines.rearm).max(worth) };
         let all = |level: usize| self.tracks.iter().map(|track| grown(track, level)).fold(0, u64::saturating_add);
         (0..WHOLE).find(|level| all(*level) >= need).unwrap_or(WHOLE)
     }
 
     /// Those that may be chosen, the best first: what has grown most, then what is largest; `victim = "last"` after all others.
+    ///
+    /// Where time is short, and somebody grows by what is worth anything from one account to the next, those that do not are not to blame,
+    /// whatever they have taken for their own beginning a moment ago.
     fn candidates(&self, instances: &[Instance], snapshots_too: bool, short: bool) -> Vec<Candidate> {
         let level = self.window(short);
+        let most_now = if short { self.tracks.iter().map(|track| grown(track, NOW)).max().unwrap_or_default() } else { 0 };
+        let hurried = self.lines.is_some_and(|lines| most_now >= part(lines.limit, WORTH_GROWN));
+        let to_blame_for = |track: &Track| {
+            let (long, now) = (grown(track, level), grown(track, NOW));
+            if hurried && now < most_now / GROWS_NOW { long.min(now) } else { long }
+        };
         let mut found: Vec<Candidate> = self
             .tracks
             .iter()
@@ -209,7 +216,7 @@ impl Guard {
                     index,
                     run,
                     estimate: share.estimate,
-                    grown: grown(track, level),
+                    grown: to_blame_for(track),
                     last: track.policy.victim == Victim::Last,
                 })
             })
