@@ -5,7 +5,7 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-matrix docker-test bench clean
+.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-figures guard-matrix docker-test bench clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
@@ -46,6 +46,10 @@ unit: helpers
 sim:
 	cargo nextest run --locked --cargo-profile sim --test sim --no-capture
 	cargo nextest run --locked --cargo-profile sim --test guard_sim
+
+# The tables of docs/design/guard-simulation.md: minutes.
+guard-figures:
+	cargo nextest run --locked --cargo-profile sim --test guard_sim --run-ignored only --no-capture figures
 
 # A sample of every item of the memory guard, against real processes in real cgroups.
 guard: helpers

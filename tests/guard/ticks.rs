@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use firstmate::config::{Inputs, load};
 use firstmate::engine::event::{Action, Event, Notice, RunId};
 use firstmate::engine::memory::{Accounts, Rss, Usage};
-use firstmate::engine::{Engine, MemoryAction, MemoryEvent, Timestamp};
+use firstmate::engine::{Engine, MemoryAction, MemoryEvent, MemoryNotice, Timestamp};
 use firstmate::linux::memory::limit::{Files, Watch};
 
 use super::stage::Directory;
@@ -103,6 +103,8 @@ fn a_hundred_thousand_looks_allocate_nothing() {
                     surveys += 1;
                     events.push_back(Event::Memory(MemoryEvent::Accounted(Box::new(accounts(&up)))));
                 }
+                // Told once for each service, when its processes are first looked at for long enough.
+                Action::Notice(Notice::Memory(MemoryNotice::Method { .. })) => {}
                 Action::Notice(Notice::Memory(notice)) => assert!(looks < 1000, "{notice:?}"),
                 Action::Notice(_) => {}
                 Action::Signal { .. }

@@ -47,9 +47,4 @@ impl Chance {
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[usize::try_from(self.below(from.len() as u64)).unwrap()]
     }
-
-    /// Another source, as independent as a seed makes it.
-    pub fn fork(&mut self) -> Self {
-        Self::new(self.next())
-    }
 }

@@ -99,6 +99,7 @@ pub struct Judge {
     limit: f64,
     line: Option<f64>,
     sight: Sight,
+    cpus: u32,
     guarded: bool,
     last_read: Option<u64>,
     /// Runs the guard is ending, with when it asked, and whether SIGKILL followed.
@@ -125,6 +126,7 @@ impl Judge {
             limit: case.limit,
             line,
             sight: case.sight,
+            cpus: case.cpus,
             guarded: line.is_some(),
             last_read: None,
             ending: BTreeMap::new(),
@@ -292,8 +294,13 @@ impl Judge {
         if matches!(acted.rule, Rule::Held | Rule::Hard) && acted.hard < acted.line {
             return Err(format!("acted by {:?} at {} below its line {}", acted.rule, acted.hard, acted.line));
         }
-        if acted.rule != Rule::Own && self.line.is_some_and(|line| hard < line - 0.02 * self.limit) && self.last_read == Some(acted.hard) {
-            return Err(format!("acted for the container's sake at {:.1} %", self.percent(hard)));
+        // The counters say more than is true, by what each processor has in stock; it must not act below what they say.
+        let in_stock = 64.0 * 4_096.0 * f64::from(self.cpus) + MIB;
+        if acted.rule != Rule::Own && (acted.hard as f64) < self.line.unwrap_or_default() {
+            return Err(format!("acted for the container's sake at {:.1} %", self.percent(acted.hard as f64)));
+        }
+        if (acted.hard as f64) > hard + in_stock + 0.02 * self.limit || acted.hard as f64 + 0.02 * self.limit < hard {
+            return Err(format!("says the container holds {} when it holds {hard:.0}", acted.hard));
         }
         let program = &self.programs[run.instance.service.0];
         if program.memory.victim == Victim::Never && acted.rule != Rule::Own {

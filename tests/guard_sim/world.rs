@@ -656,7 +656,7 @@ impl<'a> World<'a> {
             self.out = out;
             // Looks are many and change little.
             self.looks = self.looks.wrapping_add(u32::from(is_look));
-            if !is_look || self.looks % 64 == 0 {
+            if !is_look || self.looks.is_multiple_of(64) {
                 self.engine.check_invariants(now)?;
             }
         }

@@ -86,19 +86,21 @@ races() { # NAME RUNS LIMIT [WORD...]
 mortals() { # SERVICE... [LINE-OF-MEMORY-SECTION]
     printf '[memory]\nrestart_above = "off"\n' >/run/race.toml
     for service; do
+        instances=1
         case $service in
             leaker) command='leaker leak rate=max' ;;
             victim) command='sleep 4321' ;;
             # The killed leaker's memory is not free at once. Whoever needs some then makes the kernel kill the next, and that should not be the
             # only one left, firstmate.
-            ballast) command='leaker plateau size=4MiB then=hold' ;;
+            ballast) command='leaker plateau size=2MiB then=hold' instances=5 ;;
             *) sed -i "2a $service" /run/race.toml && continue ;;
         esac
         cat >>/run/race.toml <<TOML
 [services.$service]
 command = "$command"
+instances = $instances
 give_up_after = "never"
-backoff = { initial = "20ms", factor = 1.0, max = "20ms", jitter = 0.0 }
+backoff = { initial = "100ms", factor = 1.0, max = "100ms", jitter = 0.0 }
 TOML
     done
 }

@@ -5,12 +5,16 @@
 //!
 //! Four lines, as shares of the limit: from nine tenths of the first on it is known who holds what; above the first
 //! (`restart_above`) for long enough, the service that grew is restarted; above `hard_above` at once; above `emergency_above`, or about to be
-//! before the next look, SIGKILL. "Long enough" is `confirm`, and more for what climbs slowly or has come back by itself from as high before: a
-//! garbage collector's sawtooth looks like a leak until it turns.
+//! before the next look, SIGKILL. "Long enough" is `confirm`, and more for what may still turn: what climbs may climb to four fifths of
+//! the way to `hard_above`, what has come back by itself from as high before may do so again. A garbage collector's sawtooth looks like a leak until it
+//! turns, and until there nothing is lost by waiting.
 //!
-//! The victim is the one that has grown in the window in which the container has grown, not the largest. A restart that would not bring
-//! the container back below the line is not made but reported. Every rule waits for a number it can stand on: what is not known is never
-//! a reason to act.
+//! The victim is the one that holds more than it ever did before the window in which the container has grown, not the largest, and not
+//! the one that is as high as in each of its cycles. A restart that would not bring the container back below the line is not made but
+//! reported, and what settles where it was after a restart is left alone. Every rule waits for a number it can stand on: what is not known
+//! is never a reason to act.
+//!
+//! The policy is tried on thousands of containers on virtual time: `docs/design/guard-simulation.md` has the figures.
 //!
 //! Nothing here knows how to end a run: a [`Decision`] is carried out by the stack, as an operator's wish would be.
 
@@ -48,6 +52,8 @@ const SURVEY_FIRST: Duration = history::BEGUN_AFTER;
 const ACCOUNT_NEAR: Duration = Duration::from_secs(1);
 /// Above the line.
 const ACCOUNT_ABOVE: Duration = Duration::from_millis(250);
+/// Until it has been there for so long; then as near the line.
+const ABOVE_FOR_LONG: Duration = Duration::from_secs(30);
 /// A decision is not taken on an older picture.
 const FRESH: Duration = Duration::from_millis(20);
 /// In a hurry, on no older one.
@@ -225,7 +231,8 @@ pub(super) struct Guard {
     /// The look after the last account, to see what changes from there.
     changed_from: Option<u64>,
     account_at: Timestamp,
-    account_asked: bool,
+    /// Since when an answer is awaited.
+    account_asked: Option<Timestamp>,
     /// Near a line, where it is to be known who holds what.
     attentive: bool,
     rest: Rest,
@@ -267,7 +274,7 @@ impl Guard {
             accounted_at: None,
             changed_from: None,
             account_at: now.after(SURVEY_FIRST),
-            account_asked: false,
+            account_asked: None,
             attentive: false,
             rest: Rest::default(),
             tmpfs: Vec::new(),
@@ -401,8 +408,8 @@ impl Guard {
         self.over_hard = if self.hard >= lines.hard { self.over_hard.saturating_add(1) } else { 0 };
         self.release_gates(now, &lines);
         let decision = self.consider(now, instances, may, out);
-        if decision.is_none() && !self.account_asked && self.account_at <= now {
-            self.ask_account(out);
+        if decision.is_none() && self.account_asked.is_none() && self.account_at <= now {
+            self.ask_account(now, out);
         }
         let wait = if self.acting.is_some() { self.pace.wait_acting(&lines) } else { self.pace.wait(now, self.hard, &lines) };
         let due = now.after(wait);
@@ -486,8 +493,8 @@ impl Guard {
         self.tracks.iter().any(|track| track.last_act.is_some_and(|at| at >= since))
     }
 
-    fn ask_account(&mut self, out: &mut Vec<Action>) {
-        self.account_asked = true;
+    fn ask_account(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        self.account_asked = Some(now);
         out.push(Action::Memory(MemoryAction::Account));
     }
 
@@ -499,7 +506,9 @@ impl Guard {
         may: May,
         out: &mut Vec<Action>,
     ) -> Option<Decision> {
-        self.account_asked = false;
+        if let Some(asked) = self.account_asked.take() {
+            self.pace.accounted(now.since(asked));
+        }
         let lines = self.lines?;
         let mut shares = std::mem::take(&mut self.shares);
         self.rest = shares::divide(&accounts, self.parts, |usage| self.measured_of(now, usage), &mut shares);
@@ -530,7 +539,7 @@ impl Guard {
             let shares = self.shares_by_size(instances);
             out.push(told(MemoryNotice::Near { hard: self.hard, limit: lines.limit, line: lines.restart, shares }));
         }
-        let wait = if self.above.is_some() {
+        let wait = if self.above.is_some_and(|above| now.since(above.entered) < ABOVE_FOR_LONG) {
             ACCOUNT_ABOVE
         } else if near || self.hard >= self.lowest {
             ACCOUNT_NEAR

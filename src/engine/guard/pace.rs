@@ -29,8 +29,8 @@ const ACTING: Duration = Duration::from_millis(5);
 const PEAK_HALVES_IN: f64 = 2.0;
 /// So does the memory of having been woken late.
 const LATE_HALVES_IN: f64 = 5.0;
-/// From a look to the signal that follows from it.
-const REACTION: f64 = 0.001_5;
+/// From a look to the signal that follows from it, beside the look at processes that may lie between.
+const REACTION: f64 = 0.000_5;
 
 /// What the last looks showed.
 #[derive(Debug, Clone)]
@@ -44,6 +44,8 @@ pub(super) struct Pace {
     peak: f64,
     /// Seconds by which looks came too late, lately.
     late: f64,
+    /// Seconds the last look at the processes took.
+    accounting: f64,
     /// The level from which growth is counted, and since when there is none.
     quiet_level: u64,
     quiet_since: Timestamp,
@@ -51,7 +53,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new(now: Timestamp) -> Self {
-        Self { due: None, last: None, slope: 0.0, earlier: 0.0, peak: 0.0, late: 0.0, quiet_level: 0, quiet_since: now }
+        Self { due: None, last: None, slope: 0.0, earlier: 0.0, peak: 0.0, late: 0.0, accounting: 0.001, quiet_level: 0, quiet_since: now }
     }
 
     /// A look at `now` showed `hard`.
@@ -92,7 +94,7 @@ impl Pace {
             return float(hard);
         }
         let wait = self.wait(now, hard, lines).as_secs_f64();
-        rate.mul_add(2.0_f64.mul_add(self.late, wait) + REACTION, float(hard))
+        rate.mul_add(2.0_f64.mul_add(self.late, wait) + self.accounting + REACTION, float(hard))
     }
 
     /// How long until the next look.
@@ -127,6 +129,11 @@ impl Pace {
     /// The next look is due then.
     pub(super) const fn expect(&mut self, due: Timestamp) {
         self.due = Some(due);
+    }
+
+    /// The processes have been looked at, which took so long.
+    pub(super) const fn accounted(&mut self, took: Duration) {
+        self.accounting = took.as_secs_f64();
     }
 
     /// After a while without looks nothing of the past tells about the present.

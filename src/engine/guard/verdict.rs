@@ -90,7 +90,9 @@ impl Guard {
     pub(super) fn consider(&mut self, now: Timestamp, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
         let lines = self.lines?;
         let foreseen = self.pace.foreseen(now, &lines);
-        let urgent = self.hard >= lines.emergency || foreseen >= float(lines.emergency);
+        // What is foreseen may come nearer to the limit than what is there: it stops if what grows so fast is a burst that turns.
+        let too_near = lines.emergency.midpoint(lines.limit);
+        let urgent = self.hard >= lines.emergency || foreseen >= float(too_near);
         if let Some(acting) = self.acting {
             return self.end_of_grace(now, &lines, acting, urgent, instances, out);
         }
@@ -223,6 +225,38 @@ impl Guard {
         found
     }
 
+    /// The one whose restart brings the container back below the line; or one of several that have grown alike and together do.
+    fn would_help(&self, lines: &Lines, need: u64, instances: &[Instance]) -> Option<Candidate> {
+        // With time to spare, nobody is ended for being large: that is how much they need.
+        if self.window(false) == WHOLE && !self.policy.confirm.is_zero() {
+            return None;
+        }
+        let candidates = self.candidates(instances, false, false);
+        // Where it settles anyway is not gained by a restart.
+        let gain =
+            |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
+        let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
+        let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
+        candidates.iter().copied().find(|one| {
+            let enough = gain(one) >= need && one.grown.saturating_mul(2) >= need;
+            let alike = one.grown >= part(lines.limit, WORTH_EACH) && one.grown.saturating_mul(2) >= most;
+            enough || (all >= need && alike && gain(one) >= one.grown / 2)
+        })
+    }
+
+    /// The one that has grown most of late, or else over a longer time, if that is worth a restart.
+    fn grown_most(&self, lines: &Lines, need: u64, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
+        let worth = part(lines.limit, WORTH_GROWN);
+        let lately = self.candidates(instances, snapshots_too, true).into_iter().find(|one| one.grown >= worth);
+        lately.or_else(|| self.candidates(instances, snapshots_too, false).into_iter().find(|one| one.grown >= worth.min(need.max(1))))
+    }
+
+    /// The largest, if it is large enough for a restart to help whether or not it has grown.
+    fn largest(&self, lines: &Lines, need: u64, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
+        let enough = part(lines.limit, WORTH).max(need);
+        self.candidates(instances, snapshots_too, false).into_iter().find(|one| one.estimate >= enough)
+    }
+
     pub(super) fn steered_one(&self, lines: &Lines, instances: &[Instance]) -> Option<usize> {
         let candidates = self.candidates(instances, false, false);
         let best = candidates.first()?;
@@ -238,8 +272,8 @@ impl Guard {
     /// Whether the picture is new enough; if not, it is asked for, and this is asked again when it has come.
     fn is_fresh(&mut self, now: Timestamp, within: Duration, out: &mut Vec<Action>) -> bool {
         let fresh = self.accounted_at.is_some_and(|at| now.since(at) <= within);
-        if !fresh && !self.account_asked {
-            self.ask_account(out);
+        if !fresh && self.account_asked.is_none() {
+            self.ask_account(now, out);
         }
         fresh
     }
@@ -259,31 +293,12 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.rearm);
-        let candidates = self.candidates(instances, false, rule != Rule::Held);
-        // Where it settles anyway is not gained by a restart.
-        let gain =
-            |one: &Candidate| one.estimate.saturating_sub(self.tracks.get(one.index).and_then(|track| track.plateau).unwrap_or_default());
-        let all: u64 = candidates.iter().map(|one| one.grown.min(gain(one))).fold(0, u64::saturating_add);
-        let most = candidates.iter().map(|one| one.grown).max().unwrap_or_default();
-        // With time to spare, nobody is ended for being large: that is how much they need.
-        let nobody_grew = rule == Rule::Held && self.window(false) == WHOLE && !self.policy.confirm.is_zero();
-        let helps = |one: &Candidate| {
-            if nobody_grew {
-                return false;
-            }
-            let gain = gain(one);
-            match rule {
-                Rule::Hard | Rule::Forecast => {
-                    one.grown >= part(lines.limit, WORTH_GROWN).min(need) || one.estimate >= part(lines.limit, WORTH).max(need)
-                }
-                Rule::Held | Rule::Emergency | Rule::Own => {
-                    let enough = gain >= need && one.grown.saturating_mul(2) >= need;
-                    let among_equals = one.grown >= part(lines.limit, WORTH_EACH) && one.grown.saturating_mul(2) >= most;
-                    enough || (all >= need && among_equals && gain >= one.grown / 2)
-                }
-            }
+        let chosen = match rule {
+            Rule::Forecast => self.grown_most(lines, need, false, instances),
+            Rule::Hard => self.grown_most(lines, need, false, instances).or_else(|| self.largest(lines, need, false, instances)),
+            Rule::Held | Rule::Emergency | Rule::Own => self.would_help(lines, need, instances),
         };
-        let Some(best) = candidates.iter().copied().find(helps) else {
+        let Some(best) = chosen else {
             self.tell_helpless(now, lines, need, instances, out);
             if rule != Rule::Held {
                 self.helpless_again = Some(now.after(LOOK_AGAIN_SOON));
@@ -291,6 +306,7 @@ impl Guard {
             return None;
         };
         if rule == Rule::Held {
+            let candidates = self.candidates(instances, false, false);
             if self.measures_first(now, &best, &candidates, out) {
                 return None;
             }
@@ -409,18 +425,18 @@ impl Guard {
             return None;
         }
         let need = self.hard.saturating_sub(lines.restart);
-        let candidates = self.candidates(instances, true, true);
-        let worth = |one: &Candidate| {
-            if lines.machine {
-                // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
-                return self
-                    .tracks
+        // Who grows now, then who has grown, then who is large.
+        let chosen = if lines.machine {
+            // The machine's memory is not ours alone: only one that is beyond its own line is to blame.
+            self.candidates(instances, true, true).into_iter().find(|one| {
+                self.tracks
                     .get(one.index)
-                    .is_some_and(|track| track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line)));
-            }
-            one.grown >= part(lines.limit, WORTH_GROWN) || one.estimate >= part(lines.limit, WORTH).max(need)
+                    .is_some_and(|track| track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line)))
+            })
+        } else {
+            self.grown_most(lines, need, true, instances).or_else(|| self.largest(lines, need, true, instances))
         };
-        let Some(best) = candidates.into_iter().find(worth) else {
+        let Some(best) = chosen else {
             self.tell_helpless(now, lines, need, instances, out);
             return None;
         };
