@@ -86,7 +86,7 @@ fn what_was_given_back_does_not_count_and_shared_memory_counts_once() {
     ground.clear();
 }
 
-/// Each of MEMORY.md's rows of who may read whom under Docker's default capabilities, as far as a fork, an exec and a flag make them.
+/// Who may read whom under Docker's default capabilities: as far as a fork, an exec and a flag make them.
 #[test]
 fn under_dockers_capabilities_a_users_program_is_read_as_its_user_and_a_hidden_one_not_at_all() {
     let mut ground = Ground::new(true);

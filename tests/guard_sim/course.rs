@@ -7,7 +7,7 @@ pub const MIB: f64 = 1_048_576.0;
 pub const MB: f64 = 1e6;
 pub const SECOND: u64 = 1_000_000_000;
 
-/// A thread faults in no more (MEMORY.md section 3: 1.9 to 3.1 GB/s of small pages), and gives back no faster.
+/// A thread faults in no more (1.9 to 3.1 GB/s of small pages were measured), and gives back no faster.
 const FASTEST: f64 = 3e9;
 const FASTEST_BACK: f64 = 15e9;
 

@@ -1,4 +1,4 @@
-//! Random traces, by kind, as in the last paragraph of MEMORY.md section 8.
+//! Random traces, by kind.
 
 use crate::case::{Case, Clock, Nature, Program, Snapshots};
 use crate::chance::Chance;

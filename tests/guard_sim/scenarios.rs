@@ -1,4 +1,4 @@
-//! The cases that have a name: those of MEMORY.md's table, and those the guard has to hold.
+//! The cases that have a name: those the first policy was tried on, and those the guard has to hold.
 
 use crate::case::{Case, Nature, Program, Snapshots};
 use crate::chance::Chance;
@@ -56,7 +56,7 @@ fn redis(first: f64, snapshots: Snapshots) -> Program {
     Program { snapshots: Some(snapshots), obeys: Some(0.3), grows_meanwhile: false, ..Program::new("redis", first) }
 }
 
-/// The rows of MEMORY.md section 8, with the same names. Each is played with several seeds.
+/// The scenarios of the first policy, with the same names. Each is played with several seeds.
 pub fn published(seed: u64) -> Vec<Case> {
     let snapshots = |writes: f64| Snapshots { every: 60.0, lasts: 30.0, writes };
     let bgsave = |name: &str, writes: f64| {

@@ -19,7 +19,7 @@ use crate::judge::{Judge, Report, Truth};
 /// firstmate's own memory, and what the kernel holds for the container.
 const OWN_ANON: f64 = 2.5 * MIB;
 const OWN_KERNEL: f64 = 3.0 * MIB;
-/// Of each process, and in nobody's books: MEMORY.md section 0.
+/// Of each process, and in nobody's books, as measured with php-fpm.
 const UNEXPLAINED: f64 = 108.0 * 1024.0;
 /// Of each process: page tables and a stack.
 const VISIBLE: f64 = 48.0 * 1024.0;
