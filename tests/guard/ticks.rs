@@ -60,9 +60,9 @@ fn a_hundred_thousand_looks_allocate_nothing() {
     let services: String = (1..=30).map(|number| format!("[services.s{number}]\ncommand = \"sleep infinity\"\n")).collect();
     std::fs::write(&file, services).unwrap();
     let spec = load(&file, &Inputs::default()).unwrap().spec;
-    // What is used now is 40 % of the limit.
+    // What is used now is 40 % of the limit, and so much that what others on the machine take meanwhile hardly counts.
     let used = Watch::new(Files::default(), Some(1 << 50)).counters().read(0).unwrap().hard;
-    let mut watch = Watch::new(Files::default(), Some(used.max(100 << 20) / 2 * 5));
+    let mut watch = Watch::new(Files::default(), Some(used.max(4 << 30) / 2 * 5));
 
     let mut now = Timestamp::ZERO;
     let mut engine = Engine::new(spec, 1, now);
