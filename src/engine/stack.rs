@@ -223,7 +223,7 @@ impl Engine {
         }
     }
 
-    /// The replacement of what was ended for its memory waits for that memory.
+    /// The replacement of what was ended for its memory, by the guard or by the kernel, waits for that memory.
     fn mind_the_gate(&mut self, now: Timestamp, run: RunId) {
         self.guard.run_gone(now);
         let Some(index) = self.index(run.instance) else { return };
@@ -236,12 +236,12 @@ impl Engine {
             State::Idle(Idle::Backoff { retry_at }) => *retry_at,
             State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
                 // It is not to start again; the guard only has to know that it is gone.
-                let _ = self.guard.run_ended(now, run.instance, now);
+                let _ = self.guard.run_ended(now, run, now);
                 self.guard.gate_passed(run.instance);
                 return;
             }
         };
-        if let Some(until) = self.guard.run_ended(now, run.instance, due) {
+        if let Some(until) = self.guard.run_ended(now, run, due) {
             instance.state = State::Idle(Idle::Backoff { retry_at: until });
         }
     }
@@ -265,7 +265,7 @@ impl Engine {
             }
             Event::Exited { run, outcome, left_behind } => {
                 if outcome == Outcome::OomKilled {
-                    self.guard.oom_killed();
+                    self.guard.oom_killed(run);
                 }
                 let consequence = match self.present(run) {
                     Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, serving, rng, out),

@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::spec::{
     Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceMemory, Stop,
 };
-use super::status::{Phase, StateName, Status};
+use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
+use crate::engine::memory::{Limit, Reading};
 
 const STRANGE: i32 = 3;
 
@@ -1265,6 +1266,65 @@ fn news_of_dead_runs_and_answers_nobody_waits_for_are_ignored() {
     assert_eq!(rig.notices.len(), told, "{:?}", rig.told());
     assert_eq!(rig.engine.instances, before.instances);
     assert_eq!(rig.engine.phase, before.phase);
+}
+
+// ---------------------------------------------------------------- memory that has to come back
+
+const LIMIT: u64 = 100 << 20;
+
+impl Rig {
+    /// One service, which the kernel's OOM killer has just killed after a stable run; `guarded`: the guard is on.
+    fn killed_by_the_kernel(guarded: bool) -> (Self, Vec<String>) {
+        let mut rig = Self::new(vec![service("web")]);
+        if !guarded {
+            let spec = Spec {
+                services: vec![service("web")],
+                stop_timeout: Duration::from_secs(8),
+                drain: Duration::ZERO,
+                memory: Memory { restart_above: None, ..Memory::default() },
+            };
+            rig.engine = Engine::new(spec, 1, rig.now);
+            rig.tell(Event::Tick);
+        }
+        let limit = Limit { bytes: LIMIT, source: LimitSource::Configured, place: String::new(), growth_max: 4_000_000_000 };
+        rig.tell(Event::Memory(MemoryEvent::Limit(Some(limit))));
+        rig.hard(10);
+        rig.up(0);
+        for _ in 0..40 {
+            rig.wait(1_000);
+            rig.hard(10);
+        }
+        let after = rig.exit(0, Outcome::OomKilled);
+        (rig, after)
+    }
+
+    /// A look shows so many percent.
+    fn hard(&mut self, percent: u64) -> Vec<String> {
+        self.tell(Event::Memory(MemoryEvent::Read(Some(Reading { hard: LIMIT / 100 * percent, parts: None }))))
+    }
+}
+
+#[test]
+fn after_an_oom_kill_the_next_run_waits_until_the_memory_is_back() {
+    for guarded in [true, false] {
+        let (mut rig, after) = Rig::killed_by_the_kernel(guarded);
+        assert_eq!(after, ["memory Read { stat_above: 0 }"], "guarded {guarded}: it looks at once, and starts nothing");
+        for _ in 0..5 {
+            assert_eq!(rig.hard(95), NOTHING, "guarded {guarded}: still full");
+            let looks = rig.wait(10);
+            assert!(looks.iter().any(|words| words.contains("Read")), "guarded {guarded}: looks again soon: {looks:?}");
+        }
+        let released = rig.hard(12);
+        assert!(released.iter().any(|words| words == "spawn web.1#2"), "guarded {guarded}: {released:?}");
+    }
+}
+
+#[test]
+fn after_an_oom_kill_the_next_run_does_not_wait_for_ever() {
+    let (mut rig, _) = Rig::killed_by_the_kernel(false);
+    rig.hard(99);
+    let started = rig.wait(5_000);
+    assert!(started.iter().any(|words| words.ends_with("spawn web.1#2")), "{started:?}");
 }
 
 // ---------------------------------------------------------------- what people read

@@ -74,6 +74,10 @@ const MEASURE_AGAIN: Duration = Duration::from_secs(5);
 const MEASURE_WITHIN: Duration = Duration::from_secs(1);
 /// A replacement waits for its memory so long.
 const GATE: Duration = Duration::from_secs(5);
+/// While one waits, whether it has come back is looked at this often.
+const GATE_LOOK: Duration = Duration::from_millis(10);
+/// Where the guard is off, it has come back once there is less than this share of the limit: a fork has room again.
+const GATE_UNGUARDED: f64 = 0.9;
 /// Who holds what near the line is told again after this: something that comes and goes is no news each time.
 const NEAR_AGAIN: Duration = Duration::from_secs(6 * 3_600);
 /// What could not be measured is tried again after this.
@@ -177,6 +181,8 @@ struct Track {
     restarted_with: u64,
     steered: bool,
     gate: Option<Gate>,
+    /// The run the kernel's OOM killer has ended, until nothing is left of it.
+    oom_killed: Option<u32>,
     told: Option<MemoryMethod>,
 }
 
@@ -359,8 +365,11 @@ impl Guard {
     }
 
     /// A run's main process was killed by the kernel's OOM killer.
-    pub(super) const fn oom_killed(&mut self) {
+    pub(super) fn oom_killed(&mut self, run: RunId) {
         self.oom_kills = self.oom_kills.saturating_add(1);
+        if let Some(track) = self.index_of(run).and_then(|index| self.tracks.get_mut(index)) {
+            track.oom_killed = Some(run.run);
+        }
     }
 
     fn on_limit(&mut self, now: Timestamp, limit: Option<Limit>, out: &mut Vec<Action>) {
@@ -395,9 +404,10 @@ impl Guard {
     fn on_read(&mut self, now: Timestamp, reading: Reading, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
         self.hard = reading.hard;
         self.parts = reading.parts;
+        let gated = self.release_gates(now);
         let Some(lines) = self.lines else {
             self.exact = Some(reading.hard);
-            self.look = Look::At(now.after(IDLE_LOOK));
+            self.look = Look::At(now.after(if gated { GATE_LOOK } else { IDLE_LOOK }));
             return None;
         };
         if reading.parts.is_some() || lines.machine {
@@ -406,13 +416,12 @@ impl Guard {
         self.pace.observe(now, self.hard, &lines);
         self.follow(now, &lines, out);
         self.over_hard = if self.hard >= lines.hard { self.over_hard.saturating_add(1) } else { 0 };
-        self.release_gates(now, &lines);
         let decision = self.consider(now, instances, may, out);
         if decision.is_none() && self.account_asked.is_none() && self.account_at <= now {
             self.ask_account(now, out);
         }
         let wait = if self.acting.is_some() { self.pace.wait_acting(&lines) } else { self.pace.wait(now, self.hard, &lines) };
-        let due = now.after(wait);
+        let due = now.after(if gated { wait.min(GATE_LOOK) } else { wait });
         self.pace.expect(due);
         self.look = Look::At(due);
         decision
@@ -637,16 +646,21 @@ impl Guard {
         }
     }
 
-    /// A replacement whose memory is there need not wait any longer.
-    fn release_gates(&mut self, now: Timestamp, lines: &Lines) {
-        if self.hard >= lines.restart {
-            return;
-        }
-        for track in &mut self.tracks {
-            if let Some(gate) = &mut track.gate {
+    /// A replacement whose memory is there need not wait any longer. Returns whether one still does.
+    fn release_gates(&mut self, now: Timestamp) -> bool {
+        let line = self.lines.map_or_else(
+            || self.limit.as_ref().map_or(u64::MAX, |limit| part(limit.bytes, GATE_UNGUARDED)),
+            |lines| lines.restart,
+        );
+        let open = self.hard < line;
+        let mut waits = false;
+        for gate in self.tracks.iter_mut().filter_map(|track| track.gate.as_mut()) {
+            if open {
                 gate.until = gate.not_before.max(now);
             }
+            waits |= gate.until > now;
         }
+        waits
     }
 
     /// A run has ended, for whatever reason.
@@ -654,10 +668,33 @@ impl Guard {
         self.ended_at = Some(now);
     }
 
-    /// The run that was being ended is gone: its replacement waits for the memory, and the next act for a new picture.
-    pub(super) fn run_ended(&mut self, now: Timestamp, instance: InstanceId, due: Timestamp) -> Option<Timestamp> {
-        let lines = self.lines?;
-        let acting = self.acting.filter(|acting| acting.run.instance == instance)?;
+    /// The run is gone. If it was being ended for its memory, or the kernel ended it for that, its replacement waits until the memory is
+    /// back: until then a fork may be what makes the kernel kill the next one, firstmate included.
+    pub(super) fn run_ended(&mut self, now: Timestamp, run: RunId, due: Timestamp) -> Option<Timestamp> {
+        let oom = self.index_of(run).and_then(|index| self.tracks.get_mut(index)).is_some_and(|track| track.oom_killed.take() == Some(run.run));
+        let acted = self.act_ended(now, run.instance);
+        // What the last look saw may be older than the death the kernel brought about.
+        let full = self.lines.is_some_and(|lines| self.hard >= lines.restart);
+        match self.look {
+            Look::Never => return None,
+            Look::At(_) if oom => self.look = Look::At(now),
+            Look::At(_) | Look::Asked => {}
+        }
+        if !oom && !(acted && full) {
+            return None;
+        }
+        let until = due.max(now.after(GATE));
+        let index = self.index_of(run)?;
+        let track = self.tracks.get_mut(index)?;
+        track.gate = Some(Gate { not_before: due, until });
+        Some(until)
+    }
+
+    /// The act on this instance, if there is one, is over, and the next one waits for a new picture.
+    fn act_ended(&mut self, now: Timestamp, instance: InstanceId) -> bool {
+        if self.acting.is_none_or(|acting| acting.run.instance != instance) {
+            return false;
+        }
         self.acting = None;
         self.account_at = now;
         // What is left is judged anew.
@@ -666,15 +703,12 @@ impl Guard {
             above.climb = Duration::ZERO;
         }
         self.over_hard = 0;
-        let index = self.index_of(acting.run)?;
-        let track = self.tracks.get_mut(index)?;
-        track.above = None;
-        if self.hard < lines.restart {
-            return None;
+        if let Ok(index) = self.tracks.binary_search_by_key(&instance, |track| track.id)
+            && let Some(track) = self.tracks.get_mut(index)
+        {
+            track.above = None;
         }
-        let until = due.max(now.after(GATE));
-        track.gate = Some(Gate { not_before: due, until });
-        Some(until)
+        true
     }
 
     /// Until when this instance's replacement is held back; taken when it is over.
@@ -782,6 +816,7 @@ impl Track {
             restarted_with: 0,
             steered: false,
             gate: None,
+            oom_killed: None,
             told: None,
         }
     }
