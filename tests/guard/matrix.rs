@@ -147,6 +147,21 @@ fn matrix_bursts_from_nothing() {
     judge(&wrong);
 }
 
+/// Where there is least time with the settings as they are by default: from where a spike may turn to where it is too late there are 10 MiB.
+#[test]
+#[ignore = "an hour; make guard-matrix"]
+fn matrix_small_and_flat_out() {
+    let mut wrong = Vec::new();
+    for start in [Start::Cold, Start::Quiet(Duration::from_millis(300))] {
+        for threads in [1, 2] {
+            for manner in [Manner::Well, Manner::Deaf] {
+                run_cold(&[Trial { threads, manner, start, limit: 128, guard: Guard::Default, ..Trial::default() }], 10, &mut wrong);
+            }
+        }
+    }
+    judge(&wrong);
+}
+
 #[test]
 #[ignore = "an hour; make guard-matrix"]
 fn matrix_huge_pages() {
