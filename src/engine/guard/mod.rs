@@ -680,7 +680,8 @@ impl Guard {
             Look::At(_) if oom => self.look = Look::At(now),
             Look::At(_) | Look::Asked => {}
         }
-        if !oom && !(acted && full) {
+        let waits = oom || (acted && full);
+        if !waits {
             return None;
         }
         let until = due.max(now.after(GATE));
