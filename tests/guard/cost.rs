@@ -127,8 +127,8 @@ fn while_little_is_used_one_small_read_answers_for_all() {
     println!("{}", line(&cost, &calls, 4));
     assert!(calls.reads > 5, "the guard reads the counter: {calls:?}");
     assert!(!calls.opens.iter().any(|line| line.contains("smaps")), "{calls:?}");
-    // Ten a second is what the time to the limit asks for; whatever else happens is a few a second.
-    assert!(cost.wakes_per_second < 30.0, "{cost:?}");
+    // Some thirty a second is what the time to the limit asks for at 16 GB/s; whatever else happens is a few a second.
+    assert!(cost.wakes_per_second < 60.0, "{cost:?}");
     assert!(cost.grown_kib <= STILL_KIB, "{cost:?}");
 }
 
