@@ -4,7 +4,7 @@ use std::path::Path;
 
 use firstmate::engine::status::StateName;
 
-use crate::harness::{Container, Place, Setup, both_ways, until};
+use crate::harness::{Container, Place, Setup, both_ways};
 
 both_ways![every_protocol_decides_about_readiness, what_hangs_is_cut_off_and_leaves_nothing];
 
@@ -127,9 +127,6 @@ fn what_hangs_is_cut_off_and_leaves_nothing(place: Place) {
         [services.redis]
         command = '{actor} answer 8082 none'
         ready = { redis = '127.0.0.1:8082', every = '50ms', timeout = '200ms' }
-        [services.redis-half]
-        command = '{actor} answer @half half'
-        ready = { redis = '@half', every = '50ms', timeout = '200ms' }
         [services.fpm]
         command = '{actor} answer {dir}/fpm.sock none'
         ready = { fastcgi = '{dir}/fpm.sock', every = '50ms', timeout = '200ms' }
@@ -138,13 +135,12 @@ fn what_hangs_is_cut_off_and_leaves_nothing(place: Place) {
         ready = { tcp = '127.0.0.1:8083', every = '50ms', timeout = '200ms', failures = 1 }
         [services.unix]
         command = '{actor} full {dir}/unix.sock sleep'
-        ready = { unix = 'unix.sock', every = '50ms', timeout = '200ms', initial_delay = '500ms' }
+        ready = { unix = 'unix.sock', every = '50ms', timeout = '200ms', failures = 1 }
         [services.idle]
         command = '{actor} sleep'
         ",
     )
     .place(place)
-    .arguments(&["start", "-f", "{dir}/firstmate.toml", "--socket", "{dir}/firstmate.sock", "--http", "off"])
     .start();
     let hung = ["http.1", "http-socket.1", "redis.1", "fpm.1", "tcp.1"];
     container.until_ready("idle.1");
@@ -154,31 +150,25 @@ fn what_hangs_is_cut_off_and_leaves_nothing(place: Place) {
         let probe = now.ready_probe.unwrap();
         // Asked again and again, and never answered before the time is up.
         let least = 200_000 * probe.failures;
-        assert!(probe.successes == 0 && probe.last_took_us >= 200_000 && probe.total_took_us >= least, "{name}: {probe:?}");
+        // The first may come before the queue is full, and takes the last place in it.
+        assert!(
+            probe.successes <= u64::from(name == "tcp.1") && probe.last_took_us >= 200_000 && probe.total_took_us >= least,
+            "{name}: {probe:?}"
+        );
     }
-    let full = container.until("unix.1", "has been asked", |instance| instance.ready_probe.is_some());
-    let why = full.why.unwrap();
-    assert!(why.ends_with("unix.sock: too many connections wait to be accepted"), "{why}");
+    container.until("unix.1", "is turned away", |instance| {
+        instance.why.as_deref().is_some_and(|why| why.ends_with("unix.sock: too many connections wait to be accepted"))
+    });
     for name in ["http.1", "http-socket.1", "redis.1", "fpm.1"] {
         let said = container.said_by(name);
         assert!(said.len() > 5 && said.iter().skip(1).all(|line| line == "1 at once"), "{name}: {said:?}");
     }
-    // With all of them stopped nothing is open that was not open with all of them stopped before.
-    let stop = || {
-        for name in ["http", "http-socket", "redis", "redis-half", "fpm", "tcp", "unix"] {
-            assert_eq!(container.cli(&["stop", name]).0, 0, "{name}");
-            container.until_state(&format!("{name}.1"), StateName::Stopped);
-        }
-    };
-    stop();
-    let before = until("what a command had open is closed", || Some(open_files(&container)).filter(|now| *now == open_files(&container)));
-    for name in ["http", "redis", "tcp"] {
-        let asked = container.instance(&format!("{name}.1")).ready_probe.unwrap().failures;
-        assert_eq!(container.cli(&["start", name]).0, 0);
-        let again = format!("{name}.1");
-        container.until(&again, "is asked again", |instance| instance.ready_probe.is_some_and(|probe| probe.failures >= asked + 5));
+    // Each has one connection at most; whatever was left of twenty more questions would be more than that.
+    let before = open_files(&container);
+    for name in hung {
+        container.until(name, "is asked on", |instance| instance.ready_probe.is_some_and(|probe| probe.failures >= 25));
     }
-    stop();
-    until("nothing is left open", || (open_files(&container) <= before).then_some(()));
+    let now = open_files(&container);
+    assert!(now <= before + hung.len(), "{now} open files after {before}");
     assert_eq!(container.stop(), 0);
 }
