@@ -223,12 +223,15 @@ async fn connect_unix(path: &str) -> Result<UnixStream, String> {
         *first = 0;
     }
     UnixStream::connect(OsString::from_vec(bytes)).await.map_err(|error| {
-        let why = match error.kind() {
-            io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-            io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        let known = [
+            (io::ErrorKind::NotFound, "there is no such socket"),
+            (io::ErrorKind::PermissionDenied, "permission denied"),
             // A full queue is told at once; see connect(2).
-            io::ErrorKind::WouldBlock => "too many connections wait to be accepted".to_owned(),
-            _ => reason(&error),
+            (io::ErrorKind::WouldBlock, "too many connections wait to be accepted"),
+        ];
+        let why = match known.iter().find(|(kind, _)| *kind == error.kind()) {
+            Some((_, words)) => (*words).to_owned(),
+            None => reason(&error),
         };
         format!("connect {path}: {why}")
     })

@@ -125,8 +125,11 @@ fn verdict(answer: &[u8], more: More, check: &FastCgiCheck) -> Result<Option<()>
     Ok(Some(()))
 }
 
+/// Kind, content, and what is behind it.
+type Record<'a> = (u8, &'a [u8], &'a [u8]);
+
 /// Kind and content of the first record and what is behind it; `None` until it is complete. Section 3.3.
-fn next_record(answer: &[u8]) -> Result<Option<(u8, &[u8], &[u8])>, String> {
+fn next_record(answer: &[u8]) -> Result<Option<Record<'_>>, String> {
     let Some((version, _)) = answer.split_first() else { return Ok(None) };
     if *version != VERSION {
         return Err("what answers does not speak FastCGI".to_owned());
