@@ -22,7 +22,7 @@ use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limi
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
 /// Keys of `[firstmate]`.
-const FIRSTMATE_KEYS: [&str; 4] = ["http", "socket", "stop_timeout", "drain"];
+const FIRSTMATE_KEYS: [&str; 6] = ["http", "socket", "stop_timeout", "drain", "platform_patience", "termination_log"];
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
@@ -96,9 +96,13 @@ pub struct Firstmate {
     /// The control socket.
     pub socket: Option<String>,
     /// `None` is "auto".
-    pub stop_timeout: Option<Duration>,
+    pub stop_timeout: Option<Spanned<Duration>>,
     /// After the stop was asked for.
     pub drain: Option<Spanned<Duration>>,
+    /// From the platform's stop signal to its SIGKILL.
+    pub platform_patience: Option<Duration>,
+    /// As written.
+    pub termination_log: Option<String>,
 }
 
 /// `[memory]`, each key as far as it could be read.
@@ -169,7 +173,7 @@ pub struct Draft {
     /// Never empty when there.
     pub stop_signals: Option<Vec<Signal>>,
     /// The grace period.
-    pub stop_timeout: Option<Duration>,
+    pub stop_timeout: Option<Spanned<Duration>>,
     /// Who gets signals.
     pub scope: Option<Scope>,
     /// Makes it read its configuration anew.
@@ -549,10 +553,18 @@ impl Walk<'_> {
                 }
                 "stop_timeout" => {
                     if value.get_ref().as_str() != Some("auto") {
-                        out.stop_timeout = self.duration_at_least(value, "stop_timeout", SHORTEST);
+                        let timeout = self.duration_at_least(value, "stop_timeout", SHORTEST);
+                        out.stop_timeout = timeout.map(|timeout| Spanned::new(value.span(), timeout));
                     }
                 }
                 "drain" => out.drain = self.duration(value).map(|drain| Spanned::new(value.span(), drain)),
+                "platform_patience" => {
+                    out.platform_patience = self.duration_at_least(value, "platform_patience", Duration::from_secs(1));
+                }
+                "termination_log" => {
+                    let path = self.filled(value, "a path such as \"/dev/termination-log\", or \"off\"");
+                    out.termination_log = path.map(str::to_owned);
+                }
                 other => self.unknown_key(other, key.span(), "in [firstmate]", &FIRSTMATE_KEYS),
             }
         }
@@ -802,7 +814,7 @@ impl Walk<'_> {
                 draft.start_timeout = timeout.map(|timeout| Spanned::new(value.span(), timeout));
             }
             "stop_signal" => draft.stop_signals = self.stop_signals(value),
-            "stop_timeout" => draft.stop_timeout = self.duration(value),
+            "stop_timeout" => draft.stop_timeout = self.duration(value).map(|timeout| Spanned::new(value.span(), timeout)),
             "signal_scope" => draft.scope = self.choice(value, "signal scope", &[("main", Scope::Main), ("group", Scope::Group)]),
             "reload_signal" => {
                 draft.reload_signal = self.signal(value).filter(|signal| self.is_handled(*signal, value.span(), "reload_signal"))
