@@ -636,6 +636,7 @@ fn start(
         nice: launch.nice,
         oom_score_adj,
         limits: &launch.limits,
+        rights: launch.rights,
         stdio,
         placement: Placement::Session,
         cgroup,

@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration, parse_percent, parse_size, show_duration, show_size};
 use super::{Diagnostic, Http, Source, command_line, procfile};
 use crate::engine::Signal;
+use crate::engine::capability::{self, Capabilities, Rights};
 use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Resource, Restart, Scope, Victim};
 
 /// Keys of the whole file.
@@ -26,7 +27,7 @@ const FIRSTMATE_KEYS: [&str; 6] = ["http", "socket", "stop_timeout", "drain", "p
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 28] = [
+const SERVICE_KEYS: [&str; 30] = [
     "command",
     "type",
     "instances",
@@ -55,6 +56,8 @@ const SERVICE_KEYS: [&str; 28] = [
     "nice",
     "oom_score_adj",
     "limits",
+    "capabilities",
+    "no_new_privs",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
@@ -204,6 +207,8 @@ pub struct Draft {
     pub oom_score_adj: Option<i32>,
     /// Resource limits.
     pub limits: Vec<Limit>,
+    /// What it may do beyond its user's rights.
+    pub rights: Rights,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
     pub procfile_index: Option<usize>,
     /// It is a Procfile's entry with a table of its own in a TOML file.
@@ -249,6 +254,7 @@ impl Draft {
             nice: None,
             oom_score_adj: None,
             limits: Vec::new(),
+            rights: Rights::default(),
             procfile_index: None,
             refined: false,
             env_defaults: BTreeMap::new(),
@@ -832,6 +838,8 @@ impl Walk<'_> {
             "nice" => draft.nice = self.number(value, "nice", -20, 19),
             "oom_score_adj" => draft.oom_score_adj = self.number(value, "oom_score_adj", -1000, 1000),
             "limits" => draft.limits = self.limits(value),
+            "capabilities" => draft.rights.capabilities = self.capabilities(value),
+            "no_new_privs" => draft.rights.no_new_privs = self.boolean(value).unwrap_or_default(),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
     }
@@ -1257,6 +1265,32 @@ impl Walk<'_> {
             }
         }
         out
+    }
+
+    /// Those to keep. `None` where one of them is unknown.
+    fn capabilities(&mut self, value: &Value<'_>) -> Option<Capabilities> {
+        const EXPECTED: &str = "an array of capabilities such as [\"NET_BIND_SERVICE\"]";
+        let Some(array) = value.get_ref().as_array() else {
+            self.mismatch(value, &format!("{EXPECTED}, empty to keep none"));
+            return None;
+        };
+        let mut kept = Some(Capabilities::NONE);
+        for item in array.iter() {
+            let named = self.string(item, "a capability such as \"NET_BIND_SERVICE\"");
+            let one = named.and_then(Capabilities::parse);
+            if let (Some(name), None) = (named, one) {
+                let upper = name.trim().to_ascii_uppercase();
+                let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+                let help = match nearest(bare, capability::NAMES) {
+                    _ if bare == "ALL" => "leave `capabilities` out to keep all that firstmate has".to_owned(),
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "see capabilities(7) for their names".to_owned(),
+                };
+                self.error_help(item.span(), format!("unknown capability `{name}`"), help);
+            }
+            kept = kept.and_then(|kept| one.map(|one| kept.with(one)));
+        }
+        kept
     }
 
     /// `Some(None)` is unlimited.

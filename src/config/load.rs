@@ -780,6 +780,7 @@ impl Join<'_> {
                 nice: draft.nice,
                 oom_score_adj: draft.oom_score_adj,
                 limits: draft.limits,
+                rights: draft.rights,
             },
         })
     }

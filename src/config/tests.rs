@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::Signal;
+use crate::engine::capability::Rights;
 use crate::engine::spec::*;
 
 /// A directory of its own for one test, removed at the end.
@@ -222,6 +223,7 @@ fn every_key_reaches_the_spec() {
                 umask: Some(0o027),
                 nice: Some(-5),
                 oom_score_adj: Some(500),
+                rights: Rights::default(),
                 limits: vec![
                     Limit { resource: Resource::Nofile, soft: Some(1024), hard: None },
                     Limit { resource: Resource::Core, soft: None, hard: None },
@@ -296,6 +298,7 @@ fn defaults_are_those_of_the_contract() {
                 umask: None,
                 nice: None,
                 oom_score_adj: None,
+                rights: Rights::default(),
                 limits: vec![],
             },
         }]
@@ -356,8 +359,10 @@ fn what_does_not_fit_below_the_platforms_patience_is_a_warning() {
     let own = "[services.a]\ncommand = 'x'\nstop_timeout = '25s'\n[services.b]\ncommand = 'x'\nstop_timeout = '24s'";
     assert_eq!(
         warnings(own, &kubernetes, false),
-        ["`a` may take 25s to stop, but in a shutdown of 25s it gets SIGKILL after 24s500ms at the latest; Kubernetes waits 30s by default \
-          (KUBERNETES_SERVICE_HOST is set) (lower it, or raise stop_timeout in [firstmate] to 26s)"]
+        [
+            "`a` may take 25s to stop, but in a shutdown of 25s it gets SIGKILL after 24s500ms at the latest; Kubernetes waits 30s by default \
+          (KUBERNETES_SERVICE_HOST is set) (lower it, or raise stop_timeout in [firstmate] to 26s)"
+        ]
     );
     let drained = format!("[firstmate]\ndrain = '10s'\n{own}");
     let both = warnings(&drained, &kubernetes, false);

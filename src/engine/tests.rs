@@ -10,6 +10,7 @@ use super::spec::{
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
+use crate::engine::capability::Rights;
 use crate::engine::memory::{Limit, Reading};
 
 const STRANGE: i32 = 3;
@@ -44,6 +45,7 @@ pub(super) fn service(name: &str) -> Service {
             umask: None,
             nice: None,
             oom_score_adj: None,
+            rights: Rights::default(),
             limits: Vec::new(),
         },
     }

@@ -5,6 +5,7 @@
 //! that a child starts clean ([`spawn`]), and that no process firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
 pub mod alarm;
+mod caps;
 pub mod memory;
 pub mod output;
 pub mod poll;

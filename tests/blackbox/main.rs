@@ -16,6 +16,7 @@ mod launch;
 mod output;
 mod readiness;
 mod restart;
+mod rights;
 mod signals;
 mod single;
 mod stop;
