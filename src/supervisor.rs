@@ -5,6 +5,7 @@
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
 mod environment;
+mod last_lines;
 mod memory;
 mod output;
 mod probes;
@@ -25,7 +26,7 @@ use tokio::sync::mpsc;
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
 use crate::engine::{
-    Action, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
+    Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
 };
 use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
@@ -34,14 +35,16 @@ use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
 use crate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
+use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::{Died, Sent, Trees};
-use crate::observe::{Level, Stream};
+use crate::observe::{Level, Stream, last_words};
 use crate::server::SocketPath;
 
 use environment::Environments;
 use memory::Memory;
 use output::Output;
 use probes::Probes;
+pub use setup::leave_word;
 pub use single::run_single;
 use verbs::{Asked, Desk};
 
@@ -77,8 +80,7 @@ const LAST_WORDS: usize = 256 * 1024;
 const OOM_SCORE_ADJ_ABOVE_OWN: i32 = 100;
 /// For the last lines when everything is over.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
-/// Where Kubernetes looks for a container's last words; it reads at most this much of them.
-const TERMINATION_LOG: (&str, usize) = ("/dev/termination-log", 4096);
+
 /// Runs a file in the foreground until everything is over. Returns firstmate's exit code; see `--help`.
 #[must_use]
 pub fn run(loaded: Loaded, options: Options) -> u8 {
@@ -157,7 +159,17 @@ struct Supervisor {
     desk: Desk,
     memory: Memory,
     interrupted: bool,
-    last_words: String,
+    /// Where the last words go, if anywhere.
+    termination_log: Option<TerminationLog>,
+    last_words: LastWords,
+}
+
+/// Why everything ended, and who is to blame.
+#[derive(Default)]
+struct LastWords {
+    sentence: String,
+    /// Name, and what it said last.
+    blamed: Option<(String, Vec<u8>)>,
 }
 
 impl Supervisor {
@@ -313,8 +325,15 @@ impl Supervisor {
 
     fn tell(&mut self, notice: &Notice) {
         let text = self.output.notice(notice);
-        if matches!(notice, Notice::Over { .. }) {
-            self.last_words = text;
+        if let Notice::Over { why, .. } = notice {
+            let blamed = self.engine.borrow().to_blame(why);
+            let mut sentence = text;
+            if let (EndCause::NothingLeft { .. }, Some(id)) = (why, blamed) {
+                // Of all the others the notice names the one that is to blame.
+                sentence = format!("{sentence}; {} failed", self.output.instance_name(id));
+            }
+            let blamed = blamed.map(|id| (self.output.instance_name(id).to_owned(), self.output.last_lines.of(id)));
+            self.last_words = LastWords { sentence, blamed };
         }
     }
 
@@ -389,6 +408,7 @@ impl Supervisor {
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
         let pid = spawned.pid;
         self.trees.started(run, self.output.instance_name(run.instance), pid);
+        self.output.last_lines.forget(run.instance);
         self.owners.insert(pid, Owner::Run(run));
         let mut streams = [None, None];
         for (place, (fd, stream)) in streams.iter_mut().zip([(spawned.stdout, Stream::Out), (spawned.stderr, Stream::Err)]) {
@@ -579,14 +599,14 @@ impl Supervisor {
     }
 
     fn leave(self) -> u8 {
-        use std::io::Write as _;
-        use std::os::unix::fs::OpenOptionsExt as _;
-        self.output.flush_until(Instant::now() + FLUSH_WITHIN);
-        let (path, most) = TERMINATION_LOG;
-        let words: String = self.last_words.chars().take(most / 4).collect();
-        // Only where the platform made it; it has no use for an error.
-        if let Ok(mut file) = std::fs::OpenOptions::new().write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path) {
-            let _ = file.write_all(words.as_bytes());
+        let deadline = Instant::now() + FLUSH_WITHIN;
+        let LastWords { sentence, blamed } = self.last_words;
+        let writing = self.termination_log.map(|log| {
+            log.write(move |room| last_words(&sentence, blamed.as_ref().map(|(name, said)| (name.as_str(), said.as_slice())), room))
+        });
+        self.output.flush_until(deadline);
+        if let Some(writing) = writing {
+            writing.wait_until(deadline);
         }
         u8::try_from(self.exit.unwrap_or_default().clamp(0, 255)).unwrap_or(u8::MAX)
     }
@@ -616,6 +636,7 @@ fn start(
         nice: launch.nice,
         oom_score_adj,
         limits: &launch.limits,
+        rights: launch.rights,
         stdio,
         placement: Placement::Session,
         cgroup,

@@ -13,7 +13,7 @@ pub(super) struct CheckConfigArgs {
 }
 
 pub(super) fn run(args: &CheckConfigArgs) -> Result<u8, Failure> {
-    let loaded = load::load(&args.file, None)?;
+    let loaded = load::load(&args.file, None, |_| ())?;
     loaded.warnings.iter().for_each(load::show);
     let services = loaded.spec.services.len();
     let instances: usize = loaded.spec.services.iter().map(|service| usize::from(service.instances)).sum();

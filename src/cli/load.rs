@@ -1,9 +1,10 @@
 //! Finds and reads the file, and shows every complaint about it on stderr.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::output::{Failure, err, is_colored};
 use crate::config::{self, Diagnostic, GivenLimit, Inputs, Loaded};
+use crate::supervisor;
 
 /// Exit code for a file that cannot be used.
 const BAD_FILE: u8 = 2;
@@ -23,12 +24,13 @@ pub(super) struct FileArgs {
     env_files: Vec<PathBuf>,
 }
 
-/// The file. Its warnings are the caller's to show: they belong in a running stack's log.
+/// The file. Its warnings are the caller's to show: they belong in a running stack's log. `is_bad` hears of every complaint when there is
+/// an error among them.
 ///
 /// # Errors
 ///
 /// Exit code 2 when there is none or it is wrong; every diagnostic, warnings too, is on stderr by then.
-pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>) -> Result<Loaded, Failure> {
+pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>, is_bad: impl FnOnce(&[Diagnostic])) -> Result<Loaded, Failure> {
     let env = std::env::vars_os().collect();
     let directory = std::env::current_dir().map_err(|error| {
         Failure::new(BAD_FILE, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
@@ -37,16 +39,33 @@ pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>) -> Result<
         Ok(path) => path,
         Err(diagnostic) => {
             show(&diagnostic);
+            is_bad(std::slice::from_ref(&diagnostic));
             return Err(Failure::shown(BAD_FILE));
         }
     };
-    match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone(), memory_limit }) {
+    let in_docker = Path::new("/.dockerenv").exists();
+    match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone(), memory_limit, in_docker }) {
         Ok(loaded) => Ok(loaded),
         Err(diagnostics) => {
             diagnostics.iter().for_each(show);
+            is_bad(&diagnostics);
             Err(Failure::shown(BAD_FILE))
         }
     }
+}
+
+/// Why nothing could be started, for the platform to show: the first complaint, and how many there are besides.
+pub(super) fn leave_word(diagnostics: &[Diagnostic]) {
+    let mut errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
+    let Some(first) = errors.next() else { return };
+    let place = first.place();
+    let place = if place.is_empty() { place } else { format!("{place}: ") };
+    let help = first.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+    let more = match errors.count() {
+        0 => String::new(),
+        count => format!(" (and {count} more, see the log)"),
+    };
+    supervisor::leave_word(BAD_FILE, &format!("{place}{}{help}{more}", first.message));
 }
 
 /// On stderr, in full.

@@ -16,7 +16,9 @@ Exit codes:
   2   the file or the arguments are wrong
   69  the socket or the HTTP address is taken, or cannot be had
   71  the system refuses what firstmate cannot be without
-  N   the code of the essential service, or of the one program after `--`, that ended it; 128 + N when signal N killed it";
+  130 a second Ctrl-C
+  N   the code of the essential service, or of the one program after `--`, that ended it; 1 when that was 0 and a failure all the same,
+      126 or 127 when it could not be executed, 128 + N when signal N killed it";
 
 const START_EXIT_CODES: &str = "\
 Exit codes:
@@ -26,7 +28,9 @@ Exit codes:
   4   with names: one is unknown, or no firstmate answers
   69  the socket or the HTTP address is taken, or cannot be had
   71  the system refuses what firstmate cannot be without
-  N   the code of the essential service that ended it; 128 + N when signal N killed it";
+  130 a second Ctrl-C
+  N   the code of the essential service that ended it; 1 when that was 0 and a failure all the same, 126 or 127 when it could not be
+      executed, 128 + N when signal N killed it";
 
 /// How to run the file.
 #[derive(Debug, clap::Args)]
@@ -68,7 +72,7 @@ pub(super) fn run(args: &StartArgs) -> Result<u8, Failure> {
 }
 
 pub(super) fn run_file(args: &RunArgs) -> Result<u8, Failure> {
-    let loaded = load::load(&args.file, args.memory_limit)?;
+    let loaded = load::load(&args.file, args.memory_limit, load::leave_word)?;
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
     let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse) };
     Ok(supervisor::run(loaded, options))

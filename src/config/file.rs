@@ -19,16 +19,17 @@ use toml::de::{DeTable, DeValue};
 use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration, parse_percent, parse_size, show_duration, show_size};
 use super::{Diagnostic, Http, Source, command_line, procfile};
 use crate::engine::Signal;
+use crate::engine::capability::{self, Capabilities, Rights};
 use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Resource, Restart, Scope, Victim};
 
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
 /// Keys of `[firstmate]`.
-const FIRSTMATE_KEYS: [&str; 4] = ["http", "socket", "stop_timeout", "drain"];
+const FIRSTMATE_KEYS: [&str; 6] = ["http", "socket", "stop_timeout", "drain", "platform_patience", "termination_log"];
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 28] = [
+const SERVICE_KEYS: [&str; 30] = [
     "command",
     "type",
     "instances",
@@ -57,6 +58,8 @@ const SERVICE_KEYS: [&str; 28] = [
     "nice",
     "oom_score_adj",
     "limits",
+    "capabilities",
+    "no_new_privs",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
@@ -117,9 +120,13 @@ pub struct Firstmate {
     /// The control socket.
     pub socket: Option<String>,
     /// `None` is "auto".
-    pub stop_timeout: Option<Duration>,
+    pub stop_timeout: Option<Spanned<Duration>>,
     /// After the stop was asked for.
     pub drain: Option<Spanned<Duration>>,
+    /// From the platform's stop signal to its SIGKILL.
+    pub platform_patience: Option<Duration>,
+    /// As written.
+    pub termination_log: Option<String>,
 }
 
 /// `[memory]`, each key as far as it could be read.
@@ -190,7 +197,7 @@ pub struct Draft {
     /// Never empty when there.
     pub stop_signals: Option<Vec<Signal>>,
     /// The grace period.
-    pub stop_timeout: Option<Duration>,
+    pub stop_timeout: Option<Spanned<Duration>>,
     /// Who gets signals.
     pub scope: Option<Scope>,
     /// Makes it read its configuration anew.
@@ -221,6 +228,8 @@ pub struct Draft {
     pub oom_score_adj: Option<i32>,
     /// Resource limits.
     pub limits: Vec<Limit>,
+    /// What it may do beyond its user's rights.
+    pub rights: Rights,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
     pub procfile_index: Option<usize>,
     /// It is a Procfile's entry with a table of its own in a TOML file.
@@ -266,6 +275,7 @@ impl Draft {
             nice: None,
             oom_score_adj: None,
             limits: Vec::new(),
+            rights: Rights::default(),
             procfile_index: None,
             refined: false,
             env_defaults: BTreeMap::new(),
@@ -570,10 +580,18 @@ impl Walk<'_> {
                 }
                 "stop_timeout" => {
                     if value.get_ref().as_str() != Some("auto") {
-                        out.stop_timeout = self.duration_at_least(value, "stop_timeout", SHORTEST);
+                        let timeout = self.duration_at_least(value, "stop_timeout", SHORTEST);
+                        out.stop_timeout = timeout.map(|timeout| Spanned::new(value.span(), timeout));
                     }
                 }
                 "drain" => out.drain = self.duration(value).map(|drain| Spanned::new(value.span(), drain)),
+                "platform_patience" => {
+                    out.platform_patience = self.duration_at_least(value, "platform_patience", Duration::from_secs(1));
+                }
+                "termination_log" => {
+                    let path = self.filled(value, "a path such as \"/dev/termination-log\", or \"off\"");
+                    out.termination_log = path.map(str::to_owned);
+                }
                 other => self.unknown_key(other, key.span(), "in [firstmate]", &FIRSTMATE_KEYS),
             }
         }
@@ -823,7 +841,7 @@ impl Walk<'_> {
                 draft.start_timeout = timeout.map(|timeout| Spanned::new(value.span(), timeout));
             }
             "stop_signal" => draft.stop_signals = self.stop_signals(value),
-            "stop_timeout" => draft.stop_timeout = self.duration(value),
+            "stop_timeout" => draft.stop_timeout = self.duration(value).map(|timeout| Spanned::new(value.span(), timeout)),
             "signal_scope" => draft.scope = self.choice(value, "signal scope", &[("main", Scope::Main), ("group", Scope::Group)]),
             "reload_signal" => {
                 draft.reload_signal = self.signal(value).filter(|signal| self.is_handled(*signal, value.span(), "reload_signal"))
@@ -841,6 +859,8 @@ impl Walk<'_> {
             "nice" => draft.nice = self.number(value, "nice", -20, 19),
             "oom_score_adj" => draft.oom_score_adj = self.number(value, "oom_score_adj", -1000, 1000),
             "limits" => draft.limits = self.limits(value),
+            "capabilities" => draft.rights.capabilities = self.capabilities(value),
+            "no_new_privs" => draft.rights.no_new_privs = self.boolean(value).unwrap_or_default(),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
     }
@@ -1252,6 +1272,32 @@ impl Walk<'_> {
             }
         }
         out
+    }
+
+    /// Those to keep. `None` where one of them is unknown.
+    fn capabilities(&mut self, value: &Value<'_>) -> Option<Capabilities> {
+        const EXPECTED: &str = "an array of capabilities such as [\"NET_BIND_SERVICE\"]";
+        let Some(array) = value.get_ref().as_array() else {
+            self.mismatch(value, &format!("{EXPECTED}, empty to keep none"));
+            return None;
+        };
+        let mut kept = Some(Capabilities::NONE);
+        for item in array.iter() {
+            let named = self.string(item, "a capability such as \"NET_BIND_SERVICE\"");
+            let one = named.and_then(Capabilities::parse);
+            if let (Some(name), None) = (named, one) {
+                let upper = name.trim().to_ascii_uppercase();
+                let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+                let help = match nearest(bare, capability::NAMES) {
+                    _ if bare == "ALL" => "leave `capabilities` out to keep all that firstmate has".to_owned(),
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "see capabilities(7) for their names".to_owned(),
+                };
+                self.error_help(item.span(), format!("unknown capability `{name}`"), help);
+            }
+            kept = kept.and_then(|kept| one.map(|one| kept.with(one)));
+        }
+        kept
     }
 
     /// `Some(None)` is unlimited.

@@ -17,9 +17,10 @@ use toml::Spanned;
 
 use super::dotenv::{self, Env};
 use super::file::{self, Draft, Firstmate, MemoryTable, Parsed, SUN_PATH};
+use super::patience::{PLATFORM_PATIENCE, Patience};
 use super::procfile::{self, Procfile};
 use super::values::{nearest, show_amount, show_duration, show_size};
-use super::{Diagnostic, GivenLimit, Settings, Severity, Source, command_line};
+use super::{Diagnostic, GivenLimit, Settings, Severity, Source, TerminationLog, command_line};
 use crate::engine::Signal;
 use crate::engine::spec::{
     Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
@@ -33,6 +34,8 @@ const MOST_INCLUDES: usize = 1_000;
 const SYSTEM_FILE: &str = "/etc/firstmate/firstmate.toml";
 /// The environment variable that gives the limit of memory, below `--memory-limit` and above the file.
 pub const MEMORY_LIMIT: &str = "FIRSTMATE_MEMORY_LIMIT";
+/// The environment variable that says where the last words go, above the file.
+pub const TERMINATION_LOG: &str = "FIRSTMATE_TERMINATION_LOG";
 /// Names the command line gives a meaning of its own.
 const RESERVED: [&str; 1] = ["all"];
 /// How long a run may take to become ready unless its file says otherwise; the product's contract.
@@ -73,6 +76,8 @@ pub struct Inputs {
     pub env_files: Vec<PathBuf>,
     /// `--memory-limit`: wins over $FIRSTMATE_MEMORY_LIMIT and the file.
     pub memory_limit: Option<GivenLimit>,
+    /// It runs in a container of Docker's, which says so by a file and by no variable.
+    pub in_docker: bool,
 }
 
 /// The file to use: `-f FILE`, `$FIRSTMATE_CONFIG`, `./firstmate.toml`, `./Procfile`, `/etc/firstmate/firstmate.toml`. Whether an explicit
@@ -515,25 +520,61 @@ impl Join<'_> {
         wait_for_release(&drafts, &mut edges);
 
         let entries: Vec<String> = drafts.iter().filter(|draft| draft.procfile_index.is_some()).map(|draft| draft.name.clone()).collect();
+        let (stop_timeout, drain) = self.patience(main, &firstmate, &drafts);
         let mut services = Vec::with_capacity(drafts.len());
         for (draft, edges) in drafts.into_iter().zip(edges) {
             services.extend(self.service(draft, edges, base_port, &entries));
         }
-        let stop_timeout = firstmate.stop_timeout.unwrap_or_else(|| platform_patience(&self.inputs.env));
-        let drain = firstmate.drain.as_ref().map_or(Duration::ZERO, |drain| *drain.get_ref());
-        if let Some(drain) = &firstmate.drain
-            && *drain.get_ref() >= stop_timeout
-        {
-            let message = format!(
-                "drain takes {}, which leaves nothing of stop_timeout ({}) to stop in",
-                show_duration(*drain.get_ref()),
-                show_duration(stop_timeout)
-            );
-            self.problems
-                .push(main.warning(drain.span(), message).help("raise stop_timeout above it, and the platform's own patience too"));
-        }
+        let termination_log = self.termination_log(&firstmate);
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
-        (Some(Spec { services, stop_timeout, drain, memory }), Settings { http: firstmate.http, socket })
+        (Some(Spec { services, stop_timeout, drain, memory }), Settings { http: firstmate.http, socket, termination_log })
+    }
+
+    /// The whole shutdown and its drain, and every complaint about what does not fit below the platform's patience.
+    fn patience(&mut self, main: &Source, firstmate: &Firstmate, drafts: &[Draft]) -> (Duration, Duration) {
+        let known = match Patience::find(&self.inputs.env, self.inputs.in_docker, firstmate.platform_patience) {
+            Ok(known) => known,
+            Err(why) => {
+                let message = format!("the environment variable {PLATFORM_PATIENCE} cannot be used: {why}");
+                let help = "set it to a duration such as 120s, or unset it";
+                self.problems.push(Diagnostic::whole(Severity::Error, Path::new(""), message).help(help));
+                None
+            }
+        };
+        let stop_timeout = match &firstmate.stop_timeout {
+            Some(timeout) => *timeout.get_ref(),
+            None => Patience::stop_timeout(known.as_ref()),
+        };
+        let drain = firstmate.drain.as_ref().map_or(Duration::ZERO, |drain| *drain.get_ref());
+        if let Some(span) = firstmate.drain.as_ref().map(Spanned::span).filter(|_| drain >= stop_timeout) {
+            let (takes, whole) = (show_duration(drain), show_duration(stop_timeout));
+            let message = format!("drain takes {takes}, which leaves nothing of stop_timeout ({whole}) to stop in");
+            let mut problem = main.warning(span, message).help("raise stop_timeout above it, and the platform's own patience too");
+            problem.notes.extend(known.as_ref().map(Patience::note));
+            self.problems.push(problem);
+        }
+        if let Some(known) = known {
+            if let Some(own) = &firstmate.stop_timeout {
+                self.problems.extend(known.judge_whole(main, own.span(), stop_timeout));
+            }
+            for draft in drafts {
+                if let Some(own) = draft.stop_timeout.as_ref().filter(|_| drain < stop_timeout) {
+                    let whole = (stop_timeout, drain);
+                    self.problems.extend(known.judge_service(&draft.source, &draft.name, own.span(), *own.get_ref(), whole));
+                }
+            }
+        }
+        (stop_timeout, drain)
+    }
+
+    /// Where the last words go: $FIRSTMATE_TERMINATION_LOG, else the file's, else where Kubernetes looks for them.
+    fn termination_log(&self, firstmate: &Firstmate) -> TerminationLog {
+        let variable = self.inputs.env.get(OsStr::new(TERMINATION_LOG)).filter(|path| !path.is_empty());
+        match variable.map(Path::new).or_else(|| firstmate.termination_log.as_deref().map(Path::new)) {
+            None => TerminationLog::Default,
+            Some(path) if path == Path::new("off") => TerminationLog::Off,
+            Some(path) => TerminationLog::At(self.base.join(path)),
+        }
     }
 
     /// The limit that was given: `--memory-limit`, else $FIRSTMATE_MEMORY_LIMIT, else the file's; `None` is what the container has.
@@ -731,7 +772,7 @@ impl Join<'_> {
             start_timeout: draft.start_timeout.map_or(START_TIMEOUT, Spanned::into_inner),
             stop: Stop {
                 signals: draft.stop_signals.unwrap_or_else(|| vec![Signal::TERM]),
-                timeout: draft.stop_timeout.unwrap_or(Duration::from_secs(10)),
+                timeout: draft.stop_timeout.map_or(Duration::from_secs(10), Spanned::into_inner),
                 scope,
             },
             ready: draft.ready.map(Spanned::into_inner),
@@ -754,6 +795,7 @@ impl Join<'_> {
                 nice: draft.nice,
                 oom_score_adj: draft.oom_score_adj,
                 limits: draft.limits,
+                rights: draft.rights,
             },
         })
     }
@@ -853,18 +895,4 @@ fn wait_for_release(drafts: &[Draft], edges: &mut [Vec<Edge>]) {
             own.push(Edge { dependency, span: None });
         }
     }
-}
-
-/// How long the whole shutdown may take so that it ends before the platform's own SIGKILL: Fly.io sends it after 5 s, docker stop after
-/// 10 s, Kubernetes, ECS and Heroku after 30 s.
-fn platform_patience(env: &BTreeMap<OsString, OsString>) -> Duration {
-    let has = |name: &str| env.contains_key(OsStr::new(name));
-    let seconds = if has("FLY_APP_NAME") {
-        4
-    } else if ["KUBERNETES_SERVICE_HOST", "ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI", "DYNO"].into_iter().any(has) {
-        25
-    } else {
-        8
-    };
-    Duration::from_secs(seconds)
 }

@@ -11,6 +11,7 @@ pub mod diagnostic;
 pub mod dotenv;
 pub mod file;
 pub mod load;
+mod patience;
 pub mod procfile;
 pub mod values;
 
@@ -18,7 +19,8 @@ pub mod values;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
-pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, check_toml, find, load};
+pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, find, load};
+pub use patience::PLATFORM_PATIENCE;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,6 +32,20 @@ pub struct Settings {
     pub http: Http,
     /// The control socket; `None` is the default place. A value that begins with `@` is an abstract socket; see unix(7).
     pub socket: Option<PathBuf>,
+    /// Where the platform looks for the last words.
+    pub termination_log: TerminationLog,
+}
+
+/// `termination_log` of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TerminationLog {
+    /// Not said: `/dev/termination-log`, where that exists.
+    #[default]
+    Default,
+    /// `"off"`.
+    Off,
+    /// A path.
+    At(PathBuf),
 }
 
 /// A limit of memory that was given outside of the file, which it wins over.

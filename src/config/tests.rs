@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::Signal;
+use crate::engine::capability::Rights;
 use crate::engine::spec::*;
 
 /// A directory of its own for one test, removed at the end.
@@ -160,7 +161,10 @@ fn every_key_reaches_the_spec() {
     let loaded = dir.load("firstmate.toml", &inputs(&[])).unwrap();
     assert_eq!(loaded.warnings, []);
     assert_eq!(loaded.format, Format::Toml);
-    assert_eq!(loaded.settings, Settings { http: Http::On("127.0.0.1:9180".parse().unwrap()), socket: Some("@firstmate".into()) });
+    assert_eq!(
+        loaded.settings,
+        Settings { http: Http::On("127.0.0.1:9180".parse().unwrap()), socket: Some("@firstmate".into()), ..Settings::default() }
+    );
     let spec = loaded.spec;
     assert_eq!((spec.stop_timeout, spec.drain), (Duration::from_secs(20), Duration::from_secs(3)));
     let seconds = Duration::from_secs;
@@ -226,6 +230,7 @@ fn every_key_reaches_the_spec() {
                 umask: Some(0o027),
                 nice: Some(-5),
                 oom_score_adj: Some(500),
+                rights: Rights::default(),
                 limits: vec![
                     Limit { resource: Resource::Nofile, soft: Some(1024), hard: None },
                     Limit { resource: Resource::Core, soft: None, hard: None },
@@ -300,10 +305,79 @@ fn defaults_are_those_of_the_contract() {
                 umask: None,
                 nice: None,
                 oom_score_adj: None,
+                rights: Rights::default(),
                 limits: vec![],
             },
         }]
     );
+}
+
+#[test]
+fn who_knows_better_says_how_long_the_platform_waits() {
+    let stop = |text: &str, env: &[(&str, &str)]| {
+        let dir = Dir::new(&[("a.toml", &format!("[firstmate]\n{text}\n[services.a]\ncommand = 'x'"))]);
+        dir.load("a.toml", &inputs(env)).map(|loaded| loaded.spec.stop_timeout)
+    };
+    let kubernetes = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+    let seconds = |seconds| Ok(Duration::from_secs(seconds));
+    assert_eq!(stop("platform_patience = '2m'", &[kubernetes]), seconds(115));
+    assert_eq!(stop("platform_patience = '2m'", &[kubernetes, (PLATFORM_PATIENCE, "60s")]), seconds(55), "the environment wins");
+    assert_eq!(stop("platform_patience = '10s'", &[]), seconds(8));
+    assert_eq!(stop("", &[(PLATFORM_PATIENCE, "")]), seconds(8));
+    assert_eq!(stop("", &[("container", "podman")]), seconds(8));
+    assert!(
+        stop("", &[(PLATFORM_PATIENCE, "soon")])
+            .unwrap_err()
+            .contains("the environment variable FIRSTMATE_PLATFORM_PATIENCE cannot be used")
+    );
+    assert!(stop("platform_patience = '10ms'", &[]).is_err());
+}
+
+#[test]
+fn what_does_not_fit_below_the_platforms_patience_is_a_warning() {
+    let warnings = |text: &str, env: &[(&str, &str)], in_docker| {
+        let dir = Dir::new(&[("a.toml", text)]);
+        let loaded = dir.load("a.toml", &Inputs { in_docker, ..inputs(env) }).unwrap();
+        let told = |warning: &Diagnostic| format!("{} ({})", warning.message, warning.help.as_deref().unwrap_or("-"));
+        loaded.warnings.iter().map(told).collect::<Vec<_>>()
+    };
+    let kubernetes = [("KUBERNETES_SERVICE_HOST", "10.0.0.1")];
+    let whole = "[firstmate]\nstop_timeout = '30s'\n[services.a]\ncommand = 'x'";
+    assert_eq!(
+        warnings(whole, &kubernetes, true),
+        [
+            "stop_timeout is 30s, but Kubernetes waits 30s by default (KUBERNETES_SERVICE_HOST is set): then it kills firstmate and whatever is \
+          still stopping (lower stop_timeout below 30s, or raise the pod's terminationGracePeriodSeconds above 30s and say so with \
+          platform_patience or $FIRSTMATE_PLATFORM_PATIENCE)"
+        ]
+    );
+    assert_eq!(
+        warnings(whole, &[("DYNO", "web.1")], false),
+        ["stop_timeout is 30s, but Heroku waits 30s by default (DYNO is set): then it kills firstmate and whatever is still stopping \
+          (lower stop_timeout below 30s, Heroku cannot be made to wait longer)"]
+    );
+    let docker = warnings(whole, &[], true);
+    assert!(docker[0].contains("Docker waits 10s by default (/.dockerenv is there)") && docker[0].contains("--stop-timeout"), "{docker:?}");
+    assert_eq!(warnings(whole, &[], false), Vec::<String>::new(), "nobody knows better");
+    assert_eq!(warnings(whole, &[kubernetes[0], (PLATFORM_PATIENCE, "40s")], true), Vec::<String>::new());
+    assert_eq!(warnings(&whole.replace("30s", "29s"), &kubernetes, true), Vec::<String>::new());
+
+    // A service's own, where the whole is auto: 25 s, of which half a second is for SIGKILL.
+    let own = "[services.a]\ncommand = 'x'\nstop_timeout = '25s'\n[services.b]\ncommand = 'x'\nstop_timeout = '24s'";
+    assert_eq!(
+        warnings(own, &kubernetes, false),
+        [
+            "`a` may take 25s to stop, but in a shutdown of 25s it gets SIGKILL after 24s500ms at the latest; Kubernetes waits 30s by default \
+          (KUBERNETES_SERVICE_HOST is set) (lower it, or raise stop_timeout in [firstmate] to 26s)"
+        ]
+    );
+    let drained = format!("[firstmate]\ndrain = '10s'\n{own}");
+    let both = warnings(&drained, &kubernetes, false);
+    assert!(both.len() == 2 && both.iter().all(|one| one.contains(", after a drain of 10s it gets SIGKILL after 14s500ms")), "{both:?}");
+    assert!(both[0].contains("or raise the pod's terminationGracePeriodSeconds above 36s"), "{both:?}");
+    assert!(warnings(own, &[], false).is_empty());
+    // A service that says nothing is not complained about: its 10 s are the default everywhere.
+    assert!(warnings("[services.a]\ncommand = 'x'", &[], true).is_empty());
 }
 
 #[test]

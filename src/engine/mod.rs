@@ -4,6 +4,7 @@
 //! logger; it never fails and never panics. Times are monotonic, randomness comes from the seed given to `new`.
 
 mod backoff;
+pub mod capability;
 pub mod event;
 mod guard;
 pub mod incident;

@@ -69,12 +69,18 @@ pub enum Stage {
     User,
     /// Finding the group in /etc/group.
     Group,
+    /// PR_CAPBSET_DROP.
+    BoundingSet,
     /// setgroups.
     SupplementaryGroups,
     /// setgid.
     SetGroup,
     /// setuid.
     SetUser,
+    /// capset, and the ambient set.
+    Capabilities,
+    /// PR_SET_NO_NEW_PRIVS.
+    NoNewPrivs,
     /// chdir.
     WorkingDir,
     /// execve.
@@ -83,7 +89,7 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Pipes,
         Self::Fork,
         Self::Session,
@@ -94,9 +100,12 @@ impl Stage {
         Self::OomScoreAdj,
         Self::User,
         Self::Group,
+        Self::BoundingSet,
         Self::SupplementaryGroups,
         Self::SetGroup,
         Self::SetUser,
+        Self::Capabilities,
+        Self::NoNewPrivs,
         Self::WorkingDir,
         Self::Exec,
     ];
@@ -115,9 +124,12 @@ impl fmt::Display for Stage {
             Self::OomScoreAdj => "setting its oom_score_adj to",
             Self::User => "looking up user",
             Self::Group => "looking up group",
+            Self::BoundingSet => "taking from its bounding set",
             Self::SupplementaryGroups => "setting its supplementary groups",
             Self::SetGroup => "changing to group",
             Self::SetUser => "changing to user",
+            Self::Capabilities => "keeping capability",
+            Self::NoNewPrivs => "setting no_new_privs",
             Self::WorkingDir => "changing directory to",
             Self::Exec => "executing",
         })

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Signal;
+use super::capability::Rights;
 
 /// A whole, validated file. `config` guarantees: names unique, dependencies exist and have no cycle, `instances >= 1`.
 #[derive(Debug, Clone, PartialEq)]
@@ -454,6 +455,8 @@ pub struct Launch {
     pub oom_score_adj: Option<i32>,
     /// Resource limits.
     pub limits: Vec<Limit>,
+    /// What it may do beyond its user's rights.
+    pub rights: Rights,
 }
 
 /// One resource limit, soft and hard; see setrlimit(2). `None` is unlimited.

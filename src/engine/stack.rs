@@ -398,6 +398,8 @@ impl Engine {
         let left = deadline.since(now);
         let reserve = RESERVE.min(left.checked_div(8).unwrap_or(left));
         let kill_all_at = now.after(left.saturating_sub(reserve));
+        // Whom even SIGKILL has not ended by then is left behind, so that the other half is there to write what there is to say.
+        let deadline = now.after(left.saturating_sub(reserve.checked_div(2).unwrap_or_default()));
         self.phase = Phase::Stopping { why, kill_all_at, deadline };
     }
 
@@ -538,6 +540,24 @@ impl Engine {
 
     /// The outcome that a dead service, or the dead one that blocks it, died of.
     fn failure_of(&self, id: ServiceId) -> Option<Outcome> {
+        self.dead_of(id)?.last_outcome.clone()
+    }
+
+    /// The instance because of which everything ends; `None` where none is to blame.
+    #[must_use]
+    pub fn to_blame(&self, why: &EndCause) -> Option<InstanceId> {
+        match why {
+            EndCause::GaveUp { instance, .. } | EndCause::EssentialEnded { instance, .. } => Some(*instance),
+            EndCause::Blocked { on, .. } => self.dead_of(*on).map(|dead| dead.id),
+            EndCause::NothingLeft { .. } => {
+                self.instances.iter().find(|one| matches!(one.state, State::Idle(Idle::Failed))).map(|one| one.id)
+            }
+            EndCause::Asked(_) | EndCause::Killed => None,
+        }
+    }
+
+    /// The instance a dead service died of, or that of the dead one that blocks it.
+    fn dead_of(&self, id: ServiceId) -> Option<&Instance> {
         let mut id = id;
         // As many steps as there are services: a chain of blocked ones ends at a failed one.
         for _ in 0..self.services.len() {
@@ -548,7 +568,7 @@ impl Engine {
             match &dead.state {
                 State::Idle(Idle::Blocked { on }) => id = *on,
                 State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
-                    return dead.last_outcome.clone();
+                    return Some(dead);
                 }
             }
         }

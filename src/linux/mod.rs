@@ -1,10 +1,11 @@
 //! The thin shell around the kernel: spawning, reaping, signals, process trees, pipes.
 //!
-//! One thread does all of it, but for writing the log to a file ([`output`]) and for measuring a process that may be stuck
-//! ([`memory::pss`]). It promises that nothing in here blocks that thread, that [`reap`] is the only owner of every wait,
+//! One thread does all of it, but for writing the log to a file ([`output`]), the last words ([`termination_log`]), and for measuring a
+//! process that may be stuck ([`memory::pss`]). It promises that nothing in here blocks that thread, that [`reap`] is the only owner of every wait,
 //! that a child starts clean ([`spawn`]), and that no process firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
 pub mod alarm;
+mod caps;
 pub mod memory;
 pub mod output;
 pub mod poll;
@@ -12,5 +13,6 @@ pub mod probe;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
+pub mod termination_log;
 pub mod tree;
 mod users;

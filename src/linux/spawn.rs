@@ -21,7 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
+use super::caps;
 use super::users::{self, Groups, User};
+use crate::engine::capability::Rights;
 use crate::engine::signal::SIGRTMAX;
 use crate::engine::spec::{Limit, Resource};
 use crate::engine::{LaunchError, Stage};
@@ -214,6 +216,8 @@ pub struct Request<'a> {
     pub oom_score_adj: OomScoreAdj,
     /// Resource limits; those not named stay firstmate's own.
     pub limits: &'a [Limit],
+    /// Capabilities to keep, and whether it may gain rights by executing.
+    pub rights: Rights,
     /// Standard input, output and error.
     pub stdio: Stdio,
     /// Session and process group.
@@ -297,6 +301,7 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         nice: request.nice,
         oom_score_adj: oom_score_adj.as_ref().map(|(text, must)| (text.as_bytes(), *must)),
         limits: request.limits,
+        rights: request.rights,
         ignored: ignored(),
         stdio: request.stdio,
         placement: request.placement,
@@ -430,6 +435,7 @@ struct Plan<'a> {
     nice: Option<i32>,
     oom_score_adj: Option<(&'a [u8], bool)>,
     limits: &'a [Limit],
+    rights: Rights,
     ignored: u64,
     stdio: Stdio,
     placement: Placement,
@@ -440,11 +446,11 @@ struct Plan<'a> {
 }
 
 /// A step that failed: what it was about, and a remark where the errno alone would mislead.
-struct Failure<'a> {
-    stage: Stage,
-    errno: i32,
-    what: &'a [u8],
-    remark: &'a str,
+pub(super) struct Failure<'a> {
+    pub(super) stage: Stage,
+    pub(super) errno: i32,
+    pub(super) what: &'a [u8],
+    pub(super) remark: &'a str,
 }
 
 impl<'a> Failure<'a> {
@@ -483,7 +489,7 @@ fn enter_cgroup(directory: RawFd) {
 }
 
 /// The result of a raw call: -1 is a failure with the present errno.
-fn check<'a, T: PartialEq + From<i8>>(result: T, stage: Stage, what: &'a [u8]) -> Result<T, Failure<'a>> {
+pub(super) fn check<'a, T: PartialEq + From<i8>>(result: T, stage: Stage, what: &'a [u8]) -> Result<T, Failure<'a>> {
     if result == T::from(-1) { Err(Failure::last(stage, what)) } else { Ok(result) }
 }
 
@@ -538,7 +544,19 @@ impl Plan<'_> {
             // SAFETY: umask takes a number and cannot fail.
             unsafe { libc::umask(mask) };
         }
+        if let Some(kept) = self.rights.capabilities {
+            caps::require(kept)?;
+            // While the rights for it are still there.
+            caps::reduce_bounding_set(kept, self.rights.no_new_privs)?;
+            caps::outlive_the_change_of_user()?;
+        }
         self.become_user(&identity)?;
+        if let Some(kept) = self.rights.capabilities {
+            caps::keep_only(kept)?;
+        }
+        if self.rights.no_new_privs {
+            caps::set_no_new_privs()?;
+        }
         // SAFETY: `working_dir` ends with its NUL.
         check(unsafe { libc::chdir(self.working_dir.as_ptr()) }, Stage::WorkingDir, self.working_dir.to_bytes())?;
         Err(self.execute())

@@ -338,6 +338,13 @@ pub fn hint(error: &LaunchError) -> Option<&'static str> {
         (Stage::SetUser | Stage::SetGroup | Stage::SupplementaryGroups, Errno::EPERM) => {
             "only root may become somebody else: start firstmate as root, or take out `user` and `group`"
         }
+        (Stage::BoundingSet, _) => {
+            "firstmate needs CAP_SETPCAP for it; add that to the container, or set no_new_privs = true, with which nothing can be gained"
+        }
+        (Stage::Capabilities, _) => {
+            "firstmate itself does not have it: start it as root and the container with `--cap-add`, or take it out of `capabilities`"
+        }
+        (Stage::NoNewPrivs, _) => "this needs Linux 3.5 or later",
         (Stage::WorkingDir, _) => "check `working_dir`",
         (Stage::Exec, Errno::ENOENT) => "check `command` and PATH, and that its interpreter is installed",
         (Stage::Exec, Errno::EACCES) => "check that the user may execute it (`chmod +x`)",
@@ -583,6 +590,13 @@ mod tests {
                 Errno::EACCES as i32,
                 "",
                 "setting its nice value: EACCES (permission denied); a lower value needs CAP_SYS_NICE; check `nice`",
+            ),
+            (
+                Stage::Capabilities,
+                Errno::EPERM as i32,
+                "NET_ADMIN",
+                "keeping capability NET_ADMIN: EPERM (operation not permitted); firstmate itself does not have it: start it as root and the \
+                 container with `--cap-add`, or take it out of `capabilities`",
             ),
             (Stage::Session, Errno::EPERM as i32, "", "creating its session: EPERM (operation not permitted)"),
             (Stage::Stdio, 99_999, "", "connecting its output: errno 99999"),

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
+use super::last_lines::LastLines;
 use crate::engine::{Engine, InstanceId, Notice, ServiceId};
 use crate::linux::output::{Gap, Origin, Piece, QUEUE, Sink};
 use crate::linux::poll::Poller;
@@ -28,6 +29,7 @@ pub(super) struct Output {
     sink: Arc<Mutex<Sink>>,
     format: Format,
     names: NameTable,
+    pub(super) last_lines: LastLines,
     line: Vec<u8>,
     text: String,
 }
@@ -59,7 +61,14 @@ impl Output {
                 sink.push(line, Origin::Own);
             }
         }));
-        Ok(Self { sink, format, names: NameTable { services, instances }, line: Vec::new(), text: String::new() })
+        Ok(Self {
+            sink,
+            format,
+            names: NameTable { services, instances },
+            last_lines: LastLines::default(),
+            line: Vec::new(),
+            text: String::new(),
+        })
     }
 
     /// `web.1`.
@@ -75,6 +84,7 @@ impl Output {
         let name = self.names.instances.get(id.service.0).and_then(|numbered| numbered.get(number)).map_or("?", String::as_str);
         self.format.service_line(&mut line, SystemTime::now(), name, id.service.0, stream, piece.text, piece.continued);
         lock(&self.sink).push(&line, Origin::Service);
+        self.last_lines.add(id, piece.text, piece.continued);
         self.line = line;
     }
 

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::error::Error as _;
+use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,8 +17,8 @@ use super::memory::Memory;
 use super::output::Output;
 use super::probes::Probes;
 use super::verbs::{Counter, Desk};
-use super::{Options, SINK, STREAM, Supervisor, argv_of, token};
-use crate::config::{Http, Loaded};
+use super::{LastWords, Options, SINK, STREAM, Supervisor, argv_of, token};
+use crate::config::{Http, Loaded, TerminationLog as Setting};
 use crate::engine::spec::Probe;
 use crate::engine::{Engine, ServiceId, Spec, Timestamp};
 use crate::linux::output::Streams;
@@ -24,10 +26,14 @@ use crate::linux::poll::Poller;
 use crate::linux::probe::Hosts;
 use crate::linux::reap::Reaper;
 use crate::linux::signals::Signals;
+use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::Trees;
-use crate::observe::Level;
+use crate::observe::notice::errno_text;
+use crate::observe::{Level, last_words};
 use crate::server::{self, BindError, SocketPath, UnixSocket};
 
+/// Where Kubernetes looks for last words; see terminationMessagePath in its documentation.
+const TERMINATION_LOG: &str = "/dev/termination-log";
 /// Where probes are answered when the file says nothing and firstmate is PID 1; the product's contract.
 const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 9180);
 /// Something firstmate cannot be without is not to be had; as sysexits(3) numbers it (EX_OSERR).
@@ -75,8 +81,10 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         ),
     );
     for warning in &warnings {
-        output.say(Level::Warn, &format!("{}: {}", warning.place(), warning.message));
+        let help = warning.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
+        output.say(Level::Warn, &format!("{}: {}{help}", warning.place(), warning.message));
     }
+    let termination_log = find_termination_log(&settings.termination_log, &mut output);
 
     let (sender, messages) = mpsc::unbounded_channel();
     let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, started_unix_ms, messages: sender.clone() });
@@ -95,6 +103,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         Err(errors) if named.is_some() || errors.iter().any(|error| !error.may_try_elsewhere()) => {
             output.say(Level::Error, &said(&errors));
             output.flush_until(Instant::now() + super::FLUSH_WITHIN);
+            cannot_begin(termination_log, UNAVAILABLE, &said(&errors));
             return UNAVAILABLE;
         }
         Err(errors) => output.say(Level::Warn, &format!("there is no control socket, so no verbs: {}", said(&errors))),
@@ -117,6 +126,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
                 // Without the port that was asked for the platform would see a dead container; better to say why at once.
                 if asked_for {
                     output.flush_until(Instant::now() + super::FLUSH_WITHIN);
+                    cannot_begin(termination_log, UNAVAILABLE, &error.to_string());
                     return UNAVAILABLE;
                 }
             }
@@ -156,11 +166,53 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         desk: Desk::default(),
         memory,
         interrupted: false,
-        last_words: String::new(),
+        termination_log,
+        last_words: LastWords::default(),
     };
     supervisor.begin_memory();
     supervisor.ask_ecs(&sender);
     supervisor.supervise(signals, reaper, messages).await
+}
+
+/// Where the last words go. Nothing is said where the platform has made no file, unless one was named.
+fn find_termination_log(setting: &Setting, output: &mut Output) -> Option<TerminationLog> {
+    let (path, was_named) = match setting {
+        Setting::Off => return None,
+        Setting::Default => (Path::new(TERMINATION_LOG), false),
+        Setting::At(path) => (path.as_path(), true),
+    };
+    match TerminationLog::find(path) {
+        Ok(log) => Some(log),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !was_named => None,
+        Err(error) => {
+            let why = errno_text(error.raw_os_error().unwrap_or_default());
+            let text = format!(
+                "why this container ends cannot be written to {}: {why}; it must be a regular file that is there and may be written, or termination_log = \"off\"",
+                path.display()
+            );
+            output.say(Level::Warn, &text);
+            None
+        }
+    }
+}
+
+/// The last words of a container in which nothing was started because the file is wrong; `why` is a sentence.
+pub fn leave_word(code: u8, why: &str) {
+    // The file has no say: it may be what is wrong.
+    let named = std::env::var_os(crate::config::TERMINATION_LOG).filter(|path| !path.is_empty());
+    if named.as_deref() == Some(OsStr::new("off")) {
+        return;
+    }
+    cannot_begin(TerminationLog::find(Path::new(named.as_deref().unwrap_or(OsStr::new(TERMINATION_LOG)))).ok(), code, why);
+}
+
+/// Only for the firstmate that is the container's own: another one that somebody starts in there ends nothing.
+fn cannot_begin(log: Option<TerminationLog>, code: u8, why: &str) {
+    let is_the_containers = std::process::id() == 1 || std::os::unix::process::parent_id() == 1;
+    if let Some(log) = log.filter(|_| is_the_containers) {
+        let sentence = format!("ended with code {code}, nothing was started: {why}");
+        log.write(move |room| last_words(&sentence, None, room)).wait_until(Instant::now() + super::FLUSH_WITHIN);
+    }
 }
 
 fn bind_socket(named: Option<&SocketPath>) -> Result<UnixSocket, Vec<BindError>> {

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::environment::inherited;
 use super::setup::cannot_run;
+use crate::engine::capability::Rights;
 use crate::engine::{LaunchError, Outcome};
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
@@ -37,6 +38,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
         umask: None,
         nice: None,
         oom_score_adj: OomScoreAdj::Inherited,
+        rights: Rights::default(),
         limits: &[],
         stdio: Stdio::Inherit,
         placement: Placement::Foreground,

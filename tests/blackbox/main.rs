@@ -10,12 +10,14 @@
 mod cgroup;
 mod harness;
 
+mod ending;
 mod incidents;
 mod launch;
 mod output;
 mod protocols;
 mod readiness;
 mod restart;
+mod rights;
 mod signals;
 mod single;
 mod stop;

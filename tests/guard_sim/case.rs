@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstmate::engine::Signal;
+use firstmate::engine::capability::Rights;
 use firstmate::engine::spec::{Backoff, Command, Kind, Launch, Memory, MemoryAction, Restart, Scope, Service, ServiceMemory, Spec, Stop};
 
 use crate::course::{Course, MIB};
@@ -271,6 +272,7 @@ fn service(program: &Program) -> Service {
             umask: None,
             nice: None,
             oom_score_adj: None,
+            rights: Rights::default(),
             limits: Vec::new(),
         },
     }

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use firstmate::engine::capability::Rights;
 use firstmate::engine::{LaunchError, Outcome};
 use firstmate::linux::reap::Reaper;
 use firstmate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
@@ -92,6 +93,7 @@ pub fn plain<'a>(argv: &'a [OsString], env: &'a Environment) -> Request<'a> {
         umask: None,
         nice: None,
         oom_score_adj: OomScoreAdj::Inherited,
+        rights: Rights::default(),
         limits: &[],
         stdio: Stdio::Pipes,
         placement: Placement::Session,

@@ -294,7 +294,10 @@ impl Oracle {
 
     fn begin_stopping(&mut self, now: Timestamp) {
         let left = self.stop_by.expect("a stop has a deadline").since(now);
-        self.kill_all_at = Some(now.after(left - RESERVE.min(left / 8)));
+        let reserve = RESERVE.min(left / 8);
+        self.kill_all_at = Some(now.after(left - reserve));
+        // The other half is for the last lines.
+        self.stop_by = Some(now.after(left - reserve / 2));
     }
 
     fn commanded(&mut self, now: Timestamp, command: &Command) {

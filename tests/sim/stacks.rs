@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstmate::engine::Signal;
+use firstmate::engine::capability::Rights;
 use firstmate::engine::spec::*;
 
 use crate::rng::Chance;
@@ -114,6 +115,7 @@ fn launch() -> Launch {
         umask: None,
         nice: None,
         oom_score_adj: None,
+        rights: Rights::default(),
         limits: Vec::new(),
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use firstmate::engine::capability::Rights;
 use firstmate::engine::spec::ServiceId;
 use firstmate::engine::{InstanceId, RunId};
 use firstmate::linux::memory::delegated::Cgroups;
@@ -85,6 +86,7 @@ impl Stand {
             umask: None,
             nice: None,
             oom_score_adj: OomScoreAdj::Inherited,
+            rights: Rights::default(),
             limits: &[],
             stdio: Stdio::Inherit,
             placement: Placement::Session,
