@@ -123,9 +123,10 @@ impl Patience {
         wanted: Duration,
         (stop_timeout, drain): (Duration, Duration),
     ) -> Option<Diagnostic> {
-        let reserve = RESERVE.min(stop_timeout.saturating_sub(drain).checked_div(8).unwrap_or_default());
-        let left = stop_timeout.saturating_sub(drain).saturating_sub(reserve);
-        (wanted > left).then(|| {
+        let all = stop_timeout.saturating_sub(drain);
+        let left = all.saturating_sub(RESERVE.min(all.checked_div(8).unwrap_or_default()));
+        // One that is as long as the whole loses the last half second of it, of which nobody needs to be warned.
+        (wanted > all).then(|| {
             let after = if drain.is_zero() { String::new() } else { format!(", after a drain of {}", show_duration(drain)) };
             let message = format!(
                 "`{name}` may take {} to stop, but in a shutdown of {}{after} it gets SIGKILL after {} at the latest; {}",

@@ -362,19 +362,19 @@ fn what_does_not_fit_below_the_platforms_patience_is_a_warning() {
     assert_eq!(warnings(whole, &[kubernetes[0], (PLATFORM_PATIENCE, "40s")], true), Vec::<String>::new());
     assert_eq!(warnings(&whole.replace("30s", "29s"), &kubernetes, true), Vec::<String>::new());
 
-    // A service's own, where the whole is auto: 25 s, of which half a second is for SIGKILL.
-    let own = "[services.a]\ncommand = 'x'\nstop_timeout = '25s'\n[services.b]\ncommand = 'x'\nstop_timeout = '24s'";
+    // A service's own, where the whole is auto: 25 s, of which half a second is for SIGKILL. As long as the whole is no fault.
+    let own = "[services.a]\ncommand = 'x'\nstop_timeout = '26s'\n[services.b]\ncommand = 'x'\nstop_timeout = '25s'";
     assert_eq!(
         warnings(own, &kubernetes, false),
         [
-            "`a` may take 25s to stop, but in a shutdown of 25s it gets SIGKILL after 24s500ms at the latest; Kubernetes waits 30s by default \
-          (KUBERNETES_SERVICE_HOST is set) (lower it, or raise stop_timeout in [firstmate] to 26s)"
+            "`a` may take 26s to stop, but in a shutdown of 25s it gets SIGKILL after 24s500ms at the latest; Kubernetes waits 30s by default \
+          (KUBERNETES_SERVICE_HOST is set) (lower it, or raise stop_timeout in [firstmate] to 27s)"
         ]
     );
     let drained = format!("[firstmate]\ndrain = '10s'\n{own}");
     let both = warnings(&drained, &kubernetes, false);
     assert!(both.len() == 2 && both.iter().all(|one| one.contains(", after a drain of 10s it gets SIGKILL after 14s500ms")), "{both:?}");
-    assert!(both[0].contains("or raise the pod's terminationGracePeriodSeconds above 36s"), "{both:?}");
+    assert!(both[0].contains("or raise the pod's terminationGracePeriodSeconds above 37s"), "{both:?}");
     assert!(warnings(own, &[], false).is_empty());
     // A service that says nothing is not complained about: its 10 s are the default everywhere.
     assert!(warnings("[services.a]\ncommand = 'x'", &[], true).is_empty());

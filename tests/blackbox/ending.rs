@@ -146,7 +146,7 @@ fn what_does_not_fit_below_the_platforms_patience_is_told_with_its_mend() {
         drain = '5s'
         [services.web]
         command = '{actor} print up sleep'
-        stop_timeout = '35s'
+        stop_timeout = '36s'
         ",
     )
     .env("KUBERNETES_SERVICE_HOST", "10.0.0.1")
@@ -154,8 +154,8 @@ fn what_does_not_fit_below_the_platforms_patience_is_told_with_its_mend() {
     let (_, whole) = container.told_from(0, "stop_timeout is 40s, but Kubernetes waits 30s by default (KUBERNETES_SERVICE_HOST is set)");
     assert!(whole.text.contains("terminationGracePeriodSeconds above 40s") && whole.text.contains("platform_patience"), "{}", whole.text);
     let (_, own) =
-        container.told_from(0, "`web` may take 35s to stop, but in a shutdown of 40s, after a drain of 5s it gets SIGKILL after 34s500ms");
-    assert!(own.text.contains("; lower it, or raise the pod's terminationGracePeriodSeconds above 41s"), "{}", own.text);
+        container.told_from(0, "`web` may take 36s to stop, but in a shutdown of 40s, after a drain of 5s it gets SIGKILL after 34s500ms");
+    assert!(own.text.contains("; lower it, or raise the pod's terminationGracePeriodSeconds above 42s"), "{}", own.text);
     assert_eq!(whole.kind, "warn");
     container.said("web.1", "up");
 }
