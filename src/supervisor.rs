@@ -5,6 +5,7 @@
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
 mod environment;
+mod measure;
 mod memory;
 mod output;
 mod probes;
@@ -20,7 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
@@ -35,10 +36,12 @@ use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
 use crate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
 use crate::linux::tree::{Died, Sent, Trees};
+use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream};
 use crate::server::SocketPath;
 
 use environment::Environments;
+use measure::Gauges;
 use memory::Memory;
 use output::Output;
 use probes::Probes;
@@ -123,6 +126,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// Somebody wants `/metrics`.
+    Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
     Memory(MemoryEvent),
     /// What the ECS task metadata tells of the memory limit.
@@ -156,6 +161,7 @@ struct Supervisor {
     probes: Probes,
     desk: Desk,
     memory: Memory,
+    gauges: Gauges,
     interrupted: bool,
     last_words: String,
 }
@@ -280,6 +286,10 @@ impl Supervisor {
                 if let Some(event) = self.probes.expired(pid, number) {
                     self.events.push_back(event);
                 }
+            }
+            Message::Measure(reply) => {
+                // Who asked may be gone by now.
+                let _ = reply.send(self.measure());
             }
             Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Ecs(answer) => self.ecs_answered(answer),
@@ -498,6 +508,10 @@ impl Supervisor {
             self.read_launch(run);
         }
         let died = self.trees.died(pid);
+        match &died {
+            Died::Leader { run, .. } | Died::Member(run) => self.gauges.ended(*run, pid),
+            Died::Probe | Died::Orphan => {}
+        }
         match owner {
             Some(Owner::Run(run)) => {
                 let left_behind = match &died {

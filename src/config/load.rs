@@ -533,7 +533,10 @@ impl Join<'_> {
                 .push(main.warning(drain.span(), message).help("raise stop_timeout above it, and the platform's own patience too"));
         }
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
-        (Some(Spec { services, stop_timeout, drain, memory }), Settings { http: firstmate.http, socket })
+        (
+            Some(Spec { services, stop_timeout, drain, memory }),
+            Settings { http: firstmate.http, http_details: firstmate.http_details, socket },
+        )
     }
 
     /// The limit that was given: `--memory-limit`, else $FIRSTMATE_MEMORY_LIMIT, else the file's; `None` is what the container has.

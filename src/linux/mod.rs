@@ -5,8 +5,11 @@
 //! that a child starts clean ([`spawn`]), and that no process firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
 pub mod alarm;
+pub mod container;
+pub mod cpu;
 pub mod memory;
 pub mod output;
+pub mod own;
 pub mod poll;
 pub mod probe;
 pub mod reap;
