@@ -214,6 +214,18 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
 }
 
 #[test]
+fn the_status_says_beyond_help_above_the_hard_line_alone() {
+    // With what the services hold it is a tenth more: once between the line and the hard line, once above that.
+    let runs = play_all((0..traces(3)).map(|seed| scenarios::dead_tmpfs_of(seed, 75.0)).collect());
+    hold(&runs, "said, and not beyond help", |_, report| !report.helpless.is_empty() && !report.beyond_help);
+    let runs = play_all((0..traces(3)).map(|seed| scenarios::dead_tmpfs_of(seed, 84.5)).collect());
+    hold(&runs, "above the hard line", |_, report| report.peak > 92.0);
+    hold(&runs, "beyond help", |_, report| report.beyond_help);
+    let runs = play_all((0..traces(2)).flat_map(scenarios::harmless).collect());
+    hold(&runs, "fine", |_, report| !report.beyond_help);
+}
+
+#[test]
 fn a_plateau_costs_one_restart_and_one_warning_in_four_hours() {
     let levels = [(76.5, 5.0), (78.0, 2.0), (78.0, 60.0), (78.0, 900.0), (82.0, 30.0), (86.0, 300.0), (88.0, 1_200.0)];
     let cases = (0..traces(2)).flat_map(|seed| {
