@@ -9,3 +9,4 @@ mod hostile;
 mod log;
 mod metrics;
 mod readers;
+mod swift;
