@@ -215,12 +215,21 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
 
 #[test]
 fn the_status_says_beyond_help_above_the_hard_line_alone() {
-    // With what the services hold it is a tenth more: once between the line and the hard line, once above that.
-    let runs = play_all((0..traces(3)).map(|seed| scenarios::dead_tmpfs_of(seed, 75.0)).collect());
+    // With what the services hold, which may not be restarted, it is a tenth more: once between the line and the hard line, once above that.
+    let filled = |percent: f64| {
+        let cases = (0..traces(3)).map(|seed| {
+            let case = scenarios::dead_tmpfs_of(seed, percent);
+            let never = ServiceMemory { victim: Victim::Never, ..ServiceMemory::default() };
+            let programs = case.programs.iter().cloned().map(|program| Program { memory: never.clone(), ..program });
+            Case { programs: programs.collect(), ..case }
+        });
+        play_all(cases.collect())
+    };
+    let runs = filled(75.0);
     hold(&runs, "said, and not beyond help", |_, report| !report.helpless.is_empty() && !report.beyond_help);
-    let runs = play_all((0..traces(3)).map(|seed| scenarios::dead_tmpfs_of(seed, 84.5)).collect());
+    let runs = filled(84.5);
     hold(&runs, "above the hard line", |_, report| report.peak > 92.0);
-    hold(&runs, "beyond help", |_, report| report.beyond_help);
+    hold(&runs, "beyond help", |_, report| !report.helpless.is_empty() && report.beyond_help);
     let runs = play_all((0..traces(2)).flat_map(scenarios::harmless).collect());
     hold(&runs, "fine", |_, report| !report.beyond_help);
 }
