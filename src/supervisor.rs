@@ -6,6 +6,7 @@
 
 mod environment;
 mod last_lines;
+mod measure;
 mod memory;
 mod output;
 mod probes;
@@ -21,7 +22,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Scope, Service};
@@ -37,10 +38,12 @@ use crate::linux::signals::{Meaning, Received, Signals};
 use crate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
 use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::{Died, Sent, Trees};
+use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream, last_words};
 use crate::server::SocketPath;
 
 use environment::Environments;
+use measure::Gauges;
 use memory::Memory;
 use output::Output;
 use probes::Probes;
@@ -125,6 +128,8 @@ enum Message {
     ProbeExpired { pid: u32, number: u32 },
     /// An operator's wish.
     Asked(Asked),
+    /// Somebody wants `/metrics`.
+    Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
     Memory(MemoryEvent),
     /// What the ECS task metadata tells of the memory limit.
@@ -158,6 +163,7 @@ struct Supervisor {
     probes: Probes,
     desk: Desk,
     memory: Memory,
+    gauges: Gauges,
     interrupted: bool,
     /// Where the last words go, if anywhere.
     termination_log: Option<TerminationLog>,
@@ -292,6 +298,10 @@ impl Supervisor {
                 if let Some(event) = self.probes.expired(pid, number) {
                     self.events.push_back(event);
                 }
+            }
+            Message::Measure(reply) => {
+                // Who asked may be gone by now.
+                let _ = reply.send(self.measure());
             }
             Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Ecs(answer) => self.ecs_answered(answer),
@@ -518,6 +528,10 @@ impl Supervisor {
             self.read_launch(run);
         }
         let died = self.trees.died(pid);
+        match &died {
+            Died::Leader { run, .. } | Died::Member(run) => self.gauges.ended(*run, pid),
+            Died::Probe | Died::Orphan => {}
+        }
         match owner {
             Some(Owner::Run(run)) => {
                 let left_behind = match &died {

@@ -4,23 +4,15 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a test is not PID 1 and waits for its own children")]
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+#[path = "monitoring/readers.rs"]
+mod readers;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use firstmate::engine::status::Status;
-use firstmate::observe::metrics::{Exposition, render};
-
-const PROMTOOL: &str = "/var/cache/firstmate/promtool";
-/// Reads a page and prints its series, sorted.
-const PARSER: &str = "
-import sys
-from prometheus_client.openmetrics import parser as openmetrics
-from prometheus_client import parser as prometheus
-parse = {'OpenMetrics': openmetrics, 'Prometheus': prometheus}[sys.argv[1]].text_string_to_metric_families
-for family in parse(sys.stdin.read()):
-    for sample in family.samples:
-        print(sample.name, sorted(sample.labels.items()), float(sample.value))
-";
+use firstmate::observe::metrics::{Exposition, Lines, Measured, OfContainer, OfInstance, OfLog, OfProcess, render};
+use readers::{parsed, promtool};
 
 /// Everything there can be; nothing but what there must be; and what nobody would call a service.
 fn statuses() -> [Status; 3] {
@@ -41,46 +33,61 @@ fn statuses() -> [Status; 3] {
     [full, bare, hostile]
 }
 
-/// Exit code, standard output and error of a program that is given this text.
-fn read_by(program: &mut Command, text: &str) -> (Option<i32>, String, String) {
-    let mut child = program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap_or_else(|error| {
-        panic!("cannot run {}: {error}; `tests/setup metrics` installs it", program.get_program().display());
-    });
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+/// Everything that can be measured.
+fn measured() -> Measured {
+    let web = OfInstance {
+        cpu: Some(Duration::from_millis(61_230)),
+        stdout: Lines { read: 12, dropped: 3 },
+        stderr: Lines { read: 4, dropped: 0 },
+    };
+    Measured {
+        instances: BTreeMap::from([("web.1".to_owned(), web)]),
+        container: OfContainer {
+            throttling: Some((200, 50, Duration::from_millis(2_500))),
+            pids: Some(17),
+            pids_limit: Some(512),
+            zombies: Some(1),
+            stolen: Some(Duration::from_millis(8_900)),
+        },
+        log: OfLog { dropped: Some(5), queued_bytes: Some(0) },
+        own: OfProcess {
+            cpu: Some(Duration::from_millis(1_090)),
+            open_fds: Some(12),
+            max_fds: Some(1024),
+            virtual_bytes: Some(12_345_344),
+            resident_bytes: Some(2_345_984),
+        },
+    }
 }
 
 #[test]
 fn promtool_has_nothing_to_say() {
-    let check = |text: &str| read_by(Command::new(PROMTOOL).args(["check", "metrics"]), text);
+    let check = |text: &str| promtool(&["check", "metrics"], text);
     for status in statuses() {
-        let text = render(&status, Exposition::Prometheus);
+        let text = render(&status, &measured(), Exposition::Prometheus);
         assert_eq!(check(&text), (Some(0), String::new(), String::new()), "{text}");
     }
-    let (code, _, complaint) = check(&render(&statuses()[0], Exposition::Prometheus).replace("oom_kills_total", "oom_kills"));
+    let (code, _, complaint) = check(&render(&statuses()[0], &measured(), Exposition::Prometheus).replace("oom_kills_total", "oom_kills"));
     assert_eq!(code, Some(3), "{complaint}");
 }
 
 #[test]
 fn both_formats_are_parsed_to_the_same_series() {
-    let parse = |format: &str, text: &str| read_by(Command::new("/usr/bin/python3").args(["-c", PARSER, format]), text);
     for status in statuses() {
-        let [open, old] = [Exposition::OpenMetrics, Exposition::Prometheus].map(|exposition| render(&status, exposition));
-        let (code, series, complaint) = parse("OpenMetrics", &open);
+        let [open, old] = [Exposition::OpenMetrics, Exposition::Prometheus].map(|exposition| render(&status, &measured(), exposition));
+        let (code, series, complaint) = parsed("OpenMetrics", &open);
         assert_eq!(code, Some(0), "{complaint}\n{open}");
         let samples = open.lines().filter(|line| !line.starts_with('#')).count();
         assert_eq!(series.lines().count(), samples, "{series}");
-        assert_eq!(parse("Prometheus", &old), (Some(0), series, String::new()), "{old}");
+        assert_eq!(parsed("Prometheus", &old), (Some(0), series, String::new()), "{old}");
     }
-    let open = render(&statuses()[0], Exposition::OpenMetrics);
+    let open = render(&statuses()[0], &measured(), Exposition::OpenMetrics);
     for broken in [
         open.replace("# EOF\n", ""),
         open.replace("firstmate_oom_kills_total", "firstmate_oom_kills"),
         open.replace(" seconds\n", " bytes\n"),
     ] {
         assert_ne!(broken, open);
-        assert_eq!(parse("OpenMetrics", &broken).0, Some(1), "{broken}");
+        assert_eq!(parsed("OpenMetrics", &broken).0, Some(1), "{broken}");
     }
 }

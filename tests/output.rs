@@ -224,10 +224,13 @@ fn the_last_flush_waits_for_a_slow_reader_but_not_for_ever() {
             assert!(sink.push(&line(number), Origin::Service));
         }
         let began = Instant::now();
+        assert_eq!(sink.stalled_for(), None, "nothing was tried");
         assert!(!sink.flush_until(began + Duration::from_millis(50)));
+        assert!(sink.stalled_for().is_some());
         assert!((Duration::from_millis(50)..Duration::from_secs(5)).contains(&began.elapsed()), "{:?}", began.elapsed());
         let reader = read_on_the_side(reader, "line 00004999");
         assert!(sink.flush_until(Instant::now() + DEADLINE));
+        assert_eq!(sink.stalled_for(), None);
         assert_complete(&reader.join().unwrap(), 5000);
     });
 }
@@ -288,6 +291,7 @@ fn a_full_disk_stops_its_thread_alone() {
         assert!(!sink.flush_until(Instant::now() + Duration::from_millis(20)));
         assert!(began.elapsed() < Duration::from_secs(5));
         assert_eq!(sink.broken(), None, "there may be room later");
+        assert!(sink.stalled_for().is_some());
         assert!(sink.queued() > 0 && sink.queued() <= 64 * 1024);
     });
 }

@@ -27,20 +27,24 @@ fn probes_answer_in_kube_apiservers_form() {
     let stand = Stand::new(stack());
     let not_ready = "\
 [+]ping ok
+[+]log ok
 [+]nginx ok
 [-]redis not ready: connect 127.0.0.1:6379: refused
 [+]worker not ready, not required: ok
 [+]migrate ok
+[+]memory ok
 [+]shutdown ok
 readyz check failed
 ";
     let live = "[+]ping ok\n[+]nginx ok\n[+]redis ok\n[+]worker not live, not required: ok\n[+]migrate ok\nlivez check passed\n";
     let excluding = "\
 [+]ping ok
+[+]log ok
 [+]nginx ok
 [+]redis excluded: ok
 [+]worker excluded: ok
 [+]migrate ok
+[+]memory ok
 [+]shutdown ok
 warn: some health checks cannot be excluded: no matches for \"a b\",\"nobody\"
 readyz check passed
@@ -62,6 +66,9 @@ readyz check passed
         ("/readyz/migrate.1", OK, "ok"),
         ("/readyz/ping", OK, "ok"),
         ("/readyz/shutdown", OK, "ok"),
+        ("/readyz/log", OK, "ok"),
+        ("/readyz/memory", OK, "ok"),
+        ("/livez/log", "404 Not Found", "no check, service or instance is called \"log\"\n"),
         ("/readyz/redis", UNAVAILABLE, "service unavailable: redis not ready: connect 127.0.0.1:6379: refused\n"),
         ("/readyz/worker.1", OK, "ok"),
         ("/readyz/worker.2", UNAVAILABLE, "service unavailable: worker.2 not ready: gave up after 10 failed runs\n"),
@@ -123,15 +130,49 @@ fn a_ready_stack_is_ready_until_it_is_told_to_stop() {
         Stand::new(Status { phase: Phase::Draining, ready: false, stopping_because: Some("SIGTERM from pid 0".to_owned()), ..healthy() });
     let body = "\
 [+]ping ok
+[+]log ok
 [+]nginx ok
 [+]redis ok
 [+]worker not ready, not required: ok
 [+]migrate ok
+[+]memory ok
 [-]shutdown not ready: SIGTERM from pid 0
 readyz check failed
 ";
     assert_eq!(stand.over_tcp("GET", "/readyz"), plain(UNAVAILABLE, body));
     assert_eq!(stand.over_tcp("GET", "/livez"), plain(OK, "ok"));
+}
+
+#[test]
+fn a_log_that_gets_nowhere_and_memory_beyond_help_are_not_ready() {
+    let log = "standard output cannot be written: Broken pipe";
+    let stand = Stand::new(Status { ready: false, log_blocked_because: Some(log.to_owned()), ..healthy() });
+    let body = "\
+[+]ping ok
+[-]log not ready: standard output cannot be written: Broken pipe
+[+]nginx ok
+[+]redis ok
+[+]worker not ready, not required: ok
+[+]migrate ok
+[+]memory ok
+[+]shutdown ok
+readyz check failed
+";
+    assert_eq!(stand.over_tcp("GET", "/readyz"), plain(UNAVAILABLE, body));
+    assert_eq!(stand.over_tcp("GET", "/readyz/log"), plain(UNAVAILABLE, &format!("service unavailable: log not ready: {log}\n")));
+    assert_eq!(stand.over_tcp("GET", "/readyz?exclude=log"), plain(OK, "ok"));
+    assert_eq!(stand.over_tcp("GET", "/livez"), plain(OK, "ok"));
+    assert!(stand.over_tcp("GET", "/status").contains(&format!(r#""log_blocked_because":"{log}""#)));
+
+    let mut status = Status { ready: false, ..measured() };
+    let memory = status.memory.as_mut().unwrap();
+    (memory.helpless, memory.why) = (true, Some("above the line, and no restart would help".to_owned()));
+    let stand = Stand::new(status);
+    let refused = "service unavailable: memory not ready: above the line, and no restart would help\n";
+    assert_eq!(stand.over_tcp("GET", "/readyz/memory"), plain(UNAVAILABLE, refused));
+    assert!(stand.over_tcp("GET", "/readyz").contains("\n[-]memory not ready: above the line"));
+    assert_eq!(stand.over_tcp("GET", "/readyz?exclude=memory"), plain(OK, "ok"));
+    assert_eq!(stand.over_tcp("GET", "/startupz"), plain(OK, "ok"));
 }
 
 #[test]
@@ -367,7 +408,7 @@ fn strangers_cannot_lock_the_operator_out() {
     assert_eq!(last.read(&mut [0]).unwrap(), 0);
     assert!(stand.over_unix("POST", "/v1/shutdown").starts_with("HTTP/1.1 200 OK"));
     drop(held);
-    assert_eq!(stand.end(), Counted { accepted: 25, turned_away: 8 });
+    assert_eq!(stand.end(), Counted { accepted: 25, turned_away: 8, displaced: 0 });
 }
 
 #[test]
@@ -501,7 +542,7 @@ fn any_bytes_are_survived() {
         let _ = stream.read_to_end(&mut Vec::new());
     }
     assert_eq!(stand.over_tcp("GET", "/livez"), plain(OK, "ok"));
-    assert_eq!(stand.end(), Counted { accepted: inputs.len() as u64 + 1, turned_away: 0 });
+    assert_eq!(stand.end(), Counted { accepted: inputs.len() as u64 + 1, turned_away: 0, displaced: 0 });
 }
 
 #[test]
@@ -538,7 +579,8 @@ fn a_request_body_is_not_read() {
 
 #[test]
 fn connections_are_bounded() {
-    let stand = Stand::new(stack());
+    let limits = Limits { yields_after: Duration::from_secs(3600), ..Limits::default() };
+    let stand = Stand::with(stack(), limits, Answering::Dropped, None);
     let connections: Vec<TcpStream> = (0..200).map(|_| stand.tcp()).collect();
     let mut served = 0;
     for mut stream in &connections {
@@ -564,7 +606,8 @@ fn connections_are_bounded() {
 
 #[test]
 fn exactly_the_limit_is_served_at_a_time() {
-    let stand = Stand::new(stack());
+    let limits = Limits { yields_after: Duration::from_secs(3600), ..Limits::default() };
+    let stand = Stand::with(stack(), limits, Answering::Dropped, None);
     let mut held: Vec<TcpStream> = (0..64).map(|_| stand.tcp()).collect();
     for stream in &mut held {
         // Answered and kept open.
@@ -581,7 +624,37 @@ fn exactly_the_limit_is_served_at_a_time() {
         assert_eq!(one_more.read(&mut [0]).unwrap_or(0), 0);
     }
     drop(held);
-    assert_eq!(stand.end(), Counted { accepted: 64, turned_away: 136 });
+    assert_eq!(stand.end(), Counted { accepted: 64, turned_away: 136, displaced: 0 });
+}
+
+#[test]
+fn who_sends_nothing_gives_way_to_who_asks() {
+    // Neither timeout comes to the rescue.
+    let limits = Limits {
+        header_timeout: Duration::from_secs(3600),
+        lifetime: Duration::from_secs(3600),
+        yields_after: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let stand = Stand::with(stack(), limits, Answering::Dropped, None);
+    let mut silent: Vec<TcpStream> = (0..64).map(|_| stand.tcp()).collect();
+    for stream in &mut silent {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nX-Slow: ").unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut text = Vec::new();
+        let mut prober = stand.tcp();
+        let _ = prober.write_all(request("GET", "/livez").as_bytes()).and_then(|()| prober.read_to_end(&mut text).map(drop));
+        if text.ends_with(b"ok") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "64 silent connections lock everybody else out");
+    }
+    // The oldest went, and nobody else.
+    assert_eq!(silent[0].read(&mut [0]).unwrap_or(0), 0);
+    let counted = stand.end();
+    assert_eq!((counted.accepted, counted.displaced), (65, 1), "{counted:?}");
 }
 
 #[test]

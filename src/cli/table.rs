@@ -152,6 +152,7 @@ mod tests {
             restarts: Restarts::default(),
             why: None,
             last_outcome: None,
+            last_exit_code: None,
             memory: None,
             ready_probe: None,
             live_probe: None,
@@ -218,6 +219,7 @@ evil.1     FAILED     x\\nnginx.1  RUNNING\\u{1b}[0m
             above_for_ms: Some(4_000),
             oom_kills: 1,
             acts: GuardActs { held: 1, own: 2, ..GuardActs::default() },
+            helpless: false,
             why: Some("above the line for 4 s\nnginx.1  RUNNING".to_owned()),
         }
     }

@@ -25,7 +25,7 @@ use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limi
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
 /// Keys of `[firstmate]`.
-const FIRSTMATE_KEYS: [&str; 6] = ["http", "socket", "stop_timeout", "drain", "platform_patience", "termination_log"];
+const FIRSTMATE_KEYS: [&str; 7] = ["http", "http_details", "socket", "stop_timeout", "drain", "platform_patience", "termination_log"];
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
@@ -117,6 +117,8 @@ pub struct Parsed {
 pub struct Firstmate {
     /// Where probes and status are served.
     pub http: Http,
+    /// Reasons are shown to everybody who reaches `http`.
+    pub http_details: bool,
     /// The control socket.
     pub socket: Option<String>,
     /// `None` is "auto".
@@ -566,6 +568,7 @@ impl Walk<'_> {
         for (key, value) in table.iter() {
             match key.get_ref().as_ref() {
                 "http" => out.http = self.http(value).unwrap_or_default(),
+                "http_details" => out.http_details = self.boolean(value).unwrap_or_default(),
                 "socket" => {
                     let path = self.filled(value, "a path such as \"/run/firstmate.sock\"");
                     if let Some(path) = path {

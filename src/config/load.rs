@@ -527,7 +527,10 @@ impl Join<'_> {
         }
         let termination_log = self.termination_log(&firstmate);
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
-        (Some(Spec { services, stop_timeout, drain, memory }), Settings { http: firstmate.http, socket, termination_log })
+        (
+            Some(Spec { services, stop_timeout, drain, memory }),
+            Settings { http: firstmate.http, http_details: firstmate.http_details, socket, termination_log },
+        )
     }
 
     /// The whole shutdown and its drain, and every complaint about what does not fit below the platform's patience.

@@ -30,6 +30,8 @@ use std::path::PathBuf;
 pub struct Settings {
     /// Where probes and status are served over TCP.
     pub http: Http,
+    /// Reasons are shown to everybody who reaches `http`, and not only on loopback.
+    pub http_details: bool,
     /// The control socket; `None` is the default place. A value that begins with `@` is an abstract socket; see unix(7).
     pub socket: Option<PathBuf>,
     /// Where the platform looks for the last words.

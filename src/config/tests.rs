@@ -103,6 +103,7 @@ fn every_key_reaches_the_spec() {
     let text = r#"
         [firstmate]
         http = "127.0.0.1:9180"
+        http_details = true
         socket = "@firstmate"
         stop_timeout = "20s"
         drain = 3
@@ -163,7 +164,12 @@ fn every_key_reaches_the_spec() {
     assert_eq!(loaded.format, Format::Toml);
     assert_eq!(
         loaded.settings,
-        Settings { http: Http::On("127.0.0.1:9180".parse().unwrap()), socket: Some("@firstmate".into()), ..Settings::default() }
+        Settings {
+            http: Http::On("127.0.0.1:9180".parse().unwrap()),
+            http_details: true,
+            socket: Some("@firstmate".into()),
+            ..Settings::default()
+        }
     );
     let spec = loaded.spec;
     assert_eq!((spec.stop_timeout, spec.drain), (Duration::from_secs(20), Duration::from_secs(3)));

@@ -20,7 +20,7 @@ pub struct Status {
     pub started_unix_ms: Option<u64>,
     /// Where the whole stack is in its life.
     pub phase: Phase,
-    /// May it take work: every essential instance is up and ready, and no stop was asked for.
+    /// May it take work: every essential instance is up and ready, no stop was asked for, the log is written, and memory is not beyond help.
     pub ready: bool,
     /// It need not be replaced: nothing essential is beyond repair.
     pub live: bool,
@@ -29,6 +29,9 @@ pub struct Status {
     /// Why the stack is stopping; empty before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping_because: Option<String>,
+    /// Why firstmate's own log gets nowhere; absent while it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_blocked_because: Option<String>,
     /// The container's memory and what the guard makes of it; absent when nothing can be known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStatus>,
@@ -59,9 +62,17 @@ pub struct MemoryStatus {
     pub oom_kills: u64,
     /// What the guard has done, by rule.
     pub acts: GuardActs,
+    /// Above `hard_above`, and no restart would help.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub helpless: bool,
     /// What the guard waits for, or cannot do: one short line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// What the guard has done, by rule.
@@ -264,6 +275,9 @@ pub struct InstanceStatus {
     /// How the last run ended: `exit 1`, `killed by SIGKILL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_outcome: Option<String>,
+    /// The same as a shell says it: the exit code, 128 + signal, or 126 or 127 where it could not be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit_code: Option<i32>,
     /// Its memory, as last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<InstanceMemory>,
@@ -379,6 +393,7 @@ mod tests {
             above_for_ms: None,
             oom_kills: 0,
             acts: GuardActs::default(),
+            helpless: false,
             why: None,
         };
         let acts = GuardActs { held: 1, forecast: 2, hard: 3, emergency: 4, own: 5 };

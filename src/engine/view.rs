@@ -59,6 +59,7 @@ impl Engine {
             live: !self.phase.why().is_some_and(is_beyond_repair),
             started,
             stopping_because: self.phase.why().map(|why| self.describe_end(why)),
+            log_blocked_because: None,
             memory: self.guard.status(now),
             services,
         }
@@ -126,6 +127,7 @@ impl Engine {
             restarts: instance.restarts,
             why,
             last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
+            last_exit_code: instance.last_outcome.as_ref().map(super::Outcome::exit_code),
             memory: self.guard.instance_status(now, instance),
             ready_probe: instance.ready_tally.status(),
             live_probe: instance.live_tally.status(),

@@ -6,8 +6,11 @@
 
 pub mod alarm;
 mod caps;
+pub mod container;
+pub mod cpu;
 pub mod memory;
 pub mod output;
+pub mod own;
 pub mod poll;
 pub mod probe;
 pub mod reap;

@@ -608,6 +608,16 @@ impl Sink {
         }
     }
 
+    /// For how long standard output has taken nothing although lines wait for it; `None` while it takes what there is.
+    #[must_use]
+    pub fn stalled_for(&self) -> Option<Duration> {
+        match &self.way {
+            Way::Thread(shared) => shared.lock().queue.stalled_since,
+            Way::Discard | Way::Reopened(_) | Way::Pipe(_) | Way::Socket { .. } => self.queue.stalled_since,
+        }
+        .map(|since| since.elapsed())
+    }
+
     /// Queues one line, line feed included, or drops and counts it: then false. Nothing is written before [`Sink::flush`], so
     /// that many lines make one write.
     pub fn push(&mut self, line: &[u8], origin: Origin) -> bool {

@@ -699,6 +699,8 @@ struct Stat {
     lives: bool,
     /// Forked, and no program executed since.
     forked: bool,
+    /// On a processor, in user and in kernel mode, with that of children it has waited for; in clock ticks.
+    cpu: u64,
 }
 
 /// The flag of a process that was forked and has executed nothing since; see PF_FORKNOEXEC in Linux's include/linux/sched.h. It has had
@@ -709,6 +711,11 @@ fn read_stat(pid: u32) -> Option<Stat> {
     let mut buffer = [0_u8; 1024];
     let length = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut buffer)).ok()?;
     parse_stat(buffer.get(..length)?)
+}
+
+/// How long a process was on a processor, with the children it has waited for, in clock ticks. It may be a zombie.
+pub(super) fn cpu_ticks(pid: u32) -> Option<u64> {
+    read_stat(pid).map(|stat| stat.cpu)
 }
 
 /// When a process started, in clock ticks after boot; `None` when there is none of that number.
@@ -725,13 +732,17 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let state = fields.next()?;
     let ppid = parse_number(fields.next()?)?;
     let session = parse_number(fields.nth(1)?)?;
-    // From field 6 on to number 9, the flags, number 20, the threads, and number 22, the start.
+    // From field 6 on to number 9, the flags, numbers 14 to 17, the times, number 20, the threads, and number 22, the start.
     let flags: u32 = parse_number(fields.nth(2)?)?;
-    let threads: u32 = parse_number(fields.nth(10)?)?;
+    let mut cpu: u64 = parse_number(fields.nth(4)?)?;
+    for _ in 0..3 {
+        cpu = cpu.saturating_add(parse_number(fields.next()?)?);
+    }
+    let threads: u32 = parse_number(fields.nth(2)?)?;
     let started = parse_number(fields.nth(1)?)?;
     // A main thread that has ended looks like a zombie while other threads of the process go on.
     let lives = !matches!(state, b"Z" | b"X" | b"x") || threads > 1;
-    Some(Stat { ppid, session, started, lives, forked: flags & FORKED != 0 })
+    Some(Stat { ppid, session, started, lives, forked: flags & FORKED != 0, cpu })
 }
 
 fn open_environment(pid: u32) -> io::Result<File> {
@@ -859,8 +870,14 @@ mod tests {
     fn a_name_of_parentheses_and_blanks_does_not_mislead() {
         for name in ["sh", "a) R (b", ")", "((", "a) Z 1 1 1 1", "x\n) S 1", ""] {
             let stat = parse_stat(format!("12 ({name}) S 7 5 {REST}\n").as_bytes());
-            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true, forked: false }), "{name}");
+            assert_eq!(stat, Some(Stat { ppid: 7, session: 4, started: 4242, lives: true, forked: false, cpu: 0 }), "{name}");
         }
+    }
+
+    #[test]
+    fn the_time_on_a_processor_is_ones_own_and_that_of_ended_children() {
+        let rest = REST.replace("107 0 0 0 0 0 0 0 20", "107 1 2 3 10 200 3000 40000 20");
+        assert_eq!(parse_stat(format!("12 (x) S 7 5 {rest}").as_bytes()).map(|stat| stat.cpu), Some(43_210));
     }
 
     #[test]

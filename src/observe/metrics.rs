@@ -4,7 +4,11 @@
 //! every series an `instance` of its own, and in Kubernetes often a `service`, and would rename ours. Base units; what is not known is left out, not 0.
 //! Nothing a process may choose, such as its name, is in here.
 
+mod measured;
+
 use std::fmt::{Display, Write as _};
+
+pub use measured::{Lines, Measured, OfContainer, OfInstance, OfLog, OfProcess};
 
 use crate::engine::status::{InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, Restarts, StateName, Status};
 
@@ -26,7 +30,7 @@ enum Kind {
 
 /// The whole page.
 #[must_use]
-pub fn render(status: &Status, exposition: Exposition) -> String {
+pub fn render(status: &Status, measured: &Measured, exposition: Exposition) -> String {
     let mut page = Page { text: String::with_capacity(4096), exposition };
     page.family("firstmate_build", Kind::Info, "", "What runs here.");
     page.sample("firstmate_build_info", &[("version", &status.version)], 1);
@@ -35,18 +39,20 @@ pub fn render(status: &Status, exposition: Exposition) -> String {
         ("firstmate_live", "Whether the stack need not be replaced, as /livez says.", status.live),
         ("firstmate_started", "Whether the stack has come up once, as /startupz says.", status.started),
     ] {
-        page.family(name, Kind::Gauge, "", help);
-        page.sample(name, &[], u8::from(value));
+        page.alone(name, Kind::Gauge, "", help, u8::from(value));
     }
-    services(&mut page, status);
+    services(&mut page, status, measured);
     memory(&mut page, status);
+    measured::container(&mut page, &measured.container);
+    measured::log(&mut page, &measured.log, status.log_blocked_because.is_some());
+    measured::own(&mut page, &measured.own, status.started_unix_ms);
     if exposition == Exposition::OpenMetrics {
         page.text.push_str("# EOF\n");
     }
     page.text
 }
 
-fn services(page: &mut Page, status: &Status) {
+fn services(page: &mut Page, status: &Status, measured: &Measured) {
     let instances: Vec<([Label<'_>; 2], &InstanceStatus)> = status
         .services
         .iter()
@@ -78,6 +84,20 @@ fn services(page: &mut Page, status: &Status) {
             page.sample("firstmate_service_restarts_total", &[*name, *number, ("cause", cause)], count);
         }
     }
+    if instances.iter().any(|(_, instance)| instance.last_exit_code.is_some()) {
+        let name = "firstmate_service_last_exit_code";
+        page.family(
+            name,
+            Kind::Gauge,
+            "",
+            "How the last run ended, as a shell says it: 128 and the signal, 126 or 127 if it could not be started.",
+        );
+        for (who, instance) in &instances {
+            if let Some(code) = instance.last_exit_code {
+                page.sample(name, who, code);
+            }
+        }
+    }
     let began = |instance: &InstanceStatus| {
         let since_start = status.uptime_ms.saturating_sub(instance.uptime_ms?);
         Some(status.started_unix_ms?.saturating_add(since_start))
@@ -98,6 +118,41 @@ fn services(page: &mut Page, status: &Status) {
             if let Some(InstanceMemory { bytes, method, .. }) = instance.memory {
                 page.sample(name, &[*service, *number, ("method", method_word(method))], bytes);
             }
+        }
+    }
+    let measured = |instance: &InstanceStatus| measured.instances.get(&instance.name);
+    let cpu = |instance: &InstanceStatus| measured(instance)?.cpu;
+    if instances.iter().any(|(_, instance)| cpu(instance).is_some()) {
+        let help = "CPU time of all runs of the instance, with all its processes, those that have ended included.";
+        page.family("firstmate_service_cpu_seconds", Kind::Counter, "seconds", help);
+        for (who, instance) in &instances {
+            if let Some(cpu) = cpu(instance) {
+                page.sample("firstmate_service_cpu_seconds_total", who, Seconds::from(cpu));
+            }
+        }
+    }
+    if instances.iter().any(|(_, instance)| measured(instance).is_some()) {
+        let help = "Lines the instance has written, by stream.";
+        lines(page, "firstmate_service_log_lines", help, &instances, measured, |lines| lines.read);
+        let help = "Those of its lines that were dropped, since nobody read firstmate's own output.";
+        lines(page, "firstmate_service_log_dropped_lines", help, &instances, measured, |lines| lines.dropped);
+    }
+}
+
+fn lines<'a>(
+    page: &mut Page,
+    name: &str,
+    help: &str,
+    instances: &[([Label<'_>; 2], &InstanceStatus)],
+    measured: impl Fn(&InstanceStatus) -> Option<&'a OfInstance>,
+    count: fn(&Lines) -> u64,
+) {
+    page.family(name, Kind::Counter, "", help);
+    let sample = format!("{name}_total");
+    for ([service, number], instance) in instances {
+        let Some(OfInstance { stdout, stderr, .. }) = measured(instance) else { continue };
+        for (stream, lines) in [("stdout", stdout), ("stderr", stderr)] {
+            page.sample(&sample, &[*service, *number, ("stream", stream)], count(lines));
         }
     }
 }
@@ -124,6 +179,8 @@ fn memory(page: &mut Page, status: &Status) {
     {
         page.sample("firstmate_guard_acts_total", &[("rule", rule)], count);
     }
+    let help = "Whether memory is above the guard's hard line and no restart would help, as the check memory of /readyz says.";
+    page.alone("firstmate_guard_helpless", Kind::Gauge, "", help, u8::from(memory.helpless));
     page.family("firstmate_oom_kills", Kind::Counter, "", "Processes of the container that the OOM killer of the kernel has killed.");
     page.sample("firstmate_oom_kills_total", &[], memory.oom_kills);
 }
@@ -197,6 +254,18 @@ impl Page {
         }
     }
 
+    /// A family of one sample without labels.
+    fn alone(&mut self, name: &str, kind: Kind, unit: &str, help: &str, value: impl Display) {
+        self.family(name, kind, unit, help);
+        let suffix = match kind {
+            Kind::Gauge => "",
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+        };
+        self.text.push_str(name);
+        self.sample(suffix, &[], value);
+    }
+
     fn sample(&mut self, name: &str, labels: &[Label<'_>], value: impl Display) {
         self.text.push_str(name);
         for (at, (label, text)) in labels.iter().enumerate() {
@@ -231,6 +300,9 @@ impl Display for Seconds {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
     use super::*;
     use crate::engine::status::{GuardActs, MemoryStatus, Phase, ServiceStatus};
 
@@ -245,6 +317,7 @@ mod tests {
             restarts: Restarts::default(),
             why: Some("php\n-fpm\"".to_owned()),
             last_outcome: Some("exit 1".to_owned()),
+            last_exit_code: (state == StateName::Backoff).then_some(137),
             memory: None,
             ready_probe: None,
             live_probe: None,
@@ -277,6 +350,7 @@ mod tests {
             live: true,
             started: false,
             stopping_because: None,
+            log_blocked_because: None,
             memory: Some(MemoryStatus {
                 limit_bytes: 268_435_456,
                 limit_source: LimitSource::CgroupV1,
@@ -286,9 +360,36 @@ mod tests {
                 above_for_ms: None,
                 oom_kills: 4,
                 acts: GuardActs { held: 1, forecast: 2, hard: 3, emergency: 4, own: 5 },
+                helpless: false,
                 why: None,
             }),
             services: vec![service("web", vec![web, instance("web.2", StateName::Backoff)])],
+        }
+    }
+
+    fn measured() -> Measured {
+        let web = OfInstance {
+            cpu: Some(Duration::from_millis(61_230)),
+            stdout: Lines { read: 12, dropped: 3 },
+            stderr: Lines { read: 4, dropped: 0 },
+        };
+        Measured {
+            instances: BTreeMap::from([("web.1".to_owned(), web), ("web.2".to_owned(), OfInstance::default())]),
+            container: OfContainer {
+                throttling: Some((200, 50, Duration::from_millis(2_500))),
+                pids: Some(17),
+                pids_limit: Some(512),
+                zombies: Some(1),
+                stolen: Some(Duration::from_millis(8_900)),
+            },
+            log: OfLog { dropped: Some(5), queued_bytes: Some(0) },
+            own: OfProcess {
+                cpu: Some(Duration::from_millis(1_090)),
+                open_fds: Some(12),
+                max_fds: Some(1024),
+                virtual_bytes: Some(12_345_344),
+                resident_bytes: Some(2_345_984),
+            },
         }
     }
 
@@ -302,12 +403,12 @@ mod tests {
 
     #[test]
     fn the_text_format_to_the_byte() {
-        golden("metrics.prometheus.txt", &render(&status(), Exposition::Prometheus));
+        golden("metrics.prometheus.txt", &render(&status(), &measured(), Exposition::Prometheus));
     }
 
     #[test]
     fn openmetrics_to_the_byte() {
-        golden("metrics.openmetrics.txt", &render(&status(), Exposition::OpenMetrics));
+        golden("metrics.openmetrics.txt", &render(&status(), &measured(), Exposition::OpenMetrics));
     }
 
     /// What identifies a series, with its value.
@@ -317,7 +418,7 @@ mod tests {
 
     #[test]
     fn both_formats_have_the_same_series_and_each_once() {
-        let (old, open) = (render(&status(), Exposition::Prometheus), render(&status(), Exposition::OpenMetrics));
+        let (old, open) = (render(&status(), &measured(), Exposition::Prometheus), render(&status(), &measured(), Exposition::OpenMetrics));
         assert_eq!(samples(&old), samples(&open));
         let mut names: Vec<&str> = samples(&old).iter().map(|line| line.rsplit_once(' ').unwrap().0).collect();
         let all = names.len();
@@ -329,7 +430,7 @@ mod tests {
 
     #[test]
     fn restarts_add_up_to_the_total() {
-        let text = render(&status(), Exposition::Prometheus);
+        let text = render(&status(), &measured(), Exposition::Prometheus);
         let sum = samples(&text)
             .iter()
             .filter_map(|line| line.strip_prefix("firstmate_service_restarts_total{name=\"web\",number=\"1\"")?.rsplit_once(' '))
@@ -345,14 +446,20 @@ mod tests {
         status.memory = None;
         status.started_unix_ms = None;
         status.services[0].instances[0].memory = None;
-        let text = render(&status, Exposition::OpenMetrics);
+        for instance in &mut status.services[0].instances {
+            instance.last_exit_code = None;
+        }
+        let text = render(&status, &Measured::default(), Exposition::OpenMetrics);
+        for absent in ["process_", "_cpu_", "_pids", "_zombies", "_lines", "_queued", "_exit_code"] {
+            assert!(!text.contains(absent), "{absent}: {text}");
+        }
         for absent in ["memory", "oom", "guard", "start_time"] {
             assert!(!text.contains(&format!("firstmate_{absent}")) && !text.contains(&format!("service_{absent}")), "{absent}: {text}");
         }
         let mut status = self::status();
         let memory = status.memory.as_mut().unwrap();
         (memory.hard_bytes, memory.restart_above_bytes) = (None, None);
-        let text = render(&status, Exposition::Prometheus);
+        let text = render(&status, &measured(), Exposition::Prometheus);
         assert!(!text.contains("hard_bytes") && !text.contains("restart_above"), "{text}");
         assert!(text.contains("\nfirstmate_oom_kills_total 4\n"));
     }
@@ -361,15 +468,15 @@ mod tests {
     fn a_hostile_name_stays_within_its_label() {
         let mut status = status();
         status.services = vec![service("a\"} 1\nb\\{", vec![instance("a\"} 1\nb\\{.1", StateName::Failed)])];
-        let text = render(&status, Exposition::Prometheus);
+        let text = render(&status, &measured(), Exposition::Prometheus);
         assert!(text.contains("\nfirstmate_service_up{name=\"a\\\"} 1\\nb\\\\{\",number=\"1\"} 0\n"), "{text}");
-        assert!(text.lines().all(|line| line.starts_with("firstmate_") || line.starts_with("# ")), "{text}");
+        assert!(text.lines().all(|line| ["firstmate_", "process_", "# "].iter().any(|start| line.starts_with(start))), "{text}");
     }
 
     #[test]
     fn no_reason_and_no_place_is_shown() {
         for exposition in [Exposition::Prometheus, Exposition::OpenMetrics] {
-            let text = render(&status(), exposition);
+            let text = render(&status(), &measured(), exposition);
             assert!(!text.contains("fpm") && !text.contains("exit 1") && !text.contains("/sys"), "{text}");
         }
     }

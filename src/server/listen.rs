@@ -1,7 +1,10 @@
 //! Accepting and serving connections, within limits.
 //!
-//! A connection lives in its own task, so that nothing a client sends can reach anything but that connection. One over the limit is
-//! closed at once and counted. All tasks end when the serve future is dropped.
+//! A connection lives in its own task, so that nothing a client sends can reach anything but that connection. All tasks end when the
+//! serve future is dropped.
+//!
+//! Over TCP the limit is no way to lock the platform's prober out: a new connection takes the place of the one that has been waiting for its
+//! request longest, if that is long enough for any honest client to have sent it. Otherwise one over the limit is closed at once and counted.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -18,7 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::router::{self, Peer};
@@ -28,8 +31,10 @@ use super::verbs::Backend;
 /// What clients may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// TCP connections at a time; more are closed at once.
+    /// TCP connections at a time.
     pub tcp_connections: usize,
+    /// One that has sent no request for so long gives way to a new one when there are too many; a prober sends its own at once.
+    pub yields_after: Duration,
     /// Unix connections at a time, a quarter of them kept for those who may use the verbs; more are closed at once.
     pub unix_connections: usize,
     /// From a connection's start, or from the previous answer, to the end of the next request's header; also the keep-alive idle time.
@@ -46,6 +51,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             tcp_connections: 64,
+            yields_after: Duration::from_millis(100),
             unix_connections: 32,
             header_timeout: Duration::from_secs(5),
             lifetime: Duration::from_secs(60),
@@ -59,6 +65,7 @@ impl Default for Limits {
 #[derive(Debug, Default)]
 pub struct Counters {
     accepted: Cell<u64>,
+    displaced: Cell<u64>,
     turned_away: Cell<u64>,
     failed: Cell<u64>,
 }
@@ -67,6 +74,11 @@ impl Counters {
     /// Connections served.
     pub fn accepted(&self) -> u64 {
         self.accepted.get()
+    }
+
+    /// Connections that sent nothing and gave way to a new one, since there were too many.
+    pub fn displaced(&self) -> u64 {
+        self.displaced.get()
     }
 
     /// Connections closed at once, since there were too many.
@@ -91,6 +103,8 @@ pub struct Context {
     pub backend: Rc<dyn Backend>,
     /// What clients may use up.
     pub limits: Limits,
+    /// Reasons are shown to everybody who reaches the TCP port, and not only on loopback.
+    pub details: bool,
     /// What happened at the door.
     pub counters: Rc<Counters>,
 }
@@ -99,13 +113,17 @@ impl Context {
     /// With the default limits.
     #[must_use]
     pub fn new(backend: Rc<dyn Backend>) -> Self {
-        Self { backend, limits: Limits::default(), counters: Rc::default() }
+        Self { backend, limits: Limits::default(), details: false, counters: Rc::default() }
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("limits", &self.limits).field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("limits", &self.limits)
+            .field("details", &self.details)
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }
 
@@ -142,14 +160,17 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, TcpError> {
 /// Serves the read-only endpoints; never ends. Dropping the future closes the connections.
 pub async fn serve_tcp(listener: TcpListener, context: Context) {
     let mut connections = JoinSet::new();
+    let mut seats = Seats::default();
     loop {
         let accepted = next(&mut connections, listener.accept()).await;
         match accepted {
-            Ok((stream, address)) if admit(&connections, context.limits.tcp_connections, &context) => {
-                let peer = Peer::Tcp { loopback: address.ip().to_canonical().is_loopback() };
+            Ok((stream, address)) if seats.admit(&context) => {
+                let peer = Peer::Tcp { loopback: address.ip().to_canonical().is_loopback(), details: context.details };
                 // Small answers go out at once; where the option is refused they only go out later.
                 let _ = stream.set_nodelay(true);
-                connections.spawn_local(serve(stream, peer, context.clone()));
+                let waiting_since = Rc::new(Cell::new(Instant::now()));
+                let task = connections.spawn_local(serve(stream, peer, context.clone(), Rc::clone(&waiting_since)));
+                seats.0.push(Seat { task, waiting_since });
             }
             Ok(_) => {}
             Err(error) => pause(&error, &context).await,
@@ -175,7 +196,7 @@ pub async fn serve_unix(socket: UnixSocket, context: Context) -> io::Result<Infa
                 let most = context.limits.unix_connections;
                 let most = if peer.may_command().is_ok() { most } else { most - most / 4 };
                 if admit(&connections, most, &context) {
-                    connections.spawn_local(serve(stream, peer, context.clone()));
+                    connections.spawn_local(serve(stream, peer, context.clone(), Rc::new(Cell::new(Instant::now()))));
                 }
             }
             Err(error) => pause(&error, &context).await,
@@ -192,6 +213,37 @@ async fn next<T>(connections: &mut JoinSet<()>, accept: impl Future<Output = T>)
             Some(_) = connections.join_next() => {}
             accepted = &mut accept => return accepted,
         }
+    }
+}
+
+/// Who has a TCP connection.
+#[derive(Default)]
+struct Seats(Vec<Seat>);
+
+struct Seat {
+    task: AbortHandle,
+    /// Its start, or its last answer.
+    waiting_since: Rc<Cell<Instant>>,
+}
+
+impl Seats {
+    /// Whether there is a place for one more, be it that of somebody who does not use it.
+    fn admit(&mut self, context: &Context) -> bool {
+        let Limits { tcp_connections, yields_after, .. } = context.limits;
+        if self.0.len() >= tcp_connections {
+            self.0.retain(|seat| !seat.task.is_finished());
+        }
+        if self.0.len() >= tcp_connections {
+            let longest = self.0.iter().enumerate().min_by_key(|(_, seat)| seat.waiting_since.get());
+            let Some(at) = longest.filter(|(_, seat)| seat.waiting_since.get().elapsed() >= yields_after).map(|(at, _)| at) else {
+                Counters::count(&context.counters.turned_away);
+                return false;
+            };
+            self.0.swap_remove(at).task.abort();
+            Counters::count(&context.counters.displaced);
+        }
+        Counters::count(&context.counters.accepted);
+        true
     }
 }
 
@@ -221,7 +273,7 @@ fn unix_peer(stream: &UnixStream, path: &SocketPath) -> Peer {
     Peer::Unix { uid: credentials.map(|peer| peer.uid()), own: nix::unistd::geteuid().as_raw(), near }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, context: Context) {
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, context: Context, waiting_since: Rc<Cell<Instant>>) {
     let limits = context.limits;
     // Whether an answer is being worked on: only a verb takes longer than one turn.
     let busy = Rc::new(Cell::new(false));
@@ -229,6 +281,7 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, context:
         // The body is dropped unread; hyper then closes the connection instead of reading on.
         let (parts, _) = request.into_parts();
         let (backend, busy) = (Rc::clone(&context.backend), Rc::clone(&busy));
+        waiting_since.set(Instant::now());
         async move {
             busy.set(true);
             let response = router::answer(parts.method, parts.uri, parts.headers, peer, backend).await;

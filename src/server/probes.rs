@@ -71,10 +71,13 @@ impl Question {
     }
 }
 
-/// Every check of a question: `ping`, the services in the order of the file, and for readiness `shutdown`.
+/// Every check of a question: `ping`, the services in the order of the file, and for readiness `log`, `memory` and `shutdown`.
 fn checks(question: Question, status: &Status) -> Vec<Check<'_>> {
     let whole = question.holds_for_all(status);
     let mut checks = vec![Check { name: "ping", failure: None, required: true }];
+    if question == Question::Ready {
+        checks.push(Check { name: "log", failure: status.log_blocked_because.as_deref().map(Some), required: true });
+    }
     for service in &status.services {
         let reason = service.reason.as_deref().or_else(|| service.instances.iter().find_map(|instance| instance.why.as_deref()));
         checks.push(Check {
@@ -85,6 +88,8 @@ fn checks(question: Question, status: &Status) -> Vec<Check<'_>> {
         });
     }
     if question == Question::Ready {
+        let beyond_help = status.memory.as_ref().filter(|memory| memory.helpless).map(|memory| memory.why.as_deref());
+        checks.push(Check { name: "memory", failure: beyond_help, required: true });
         let ending = status.phase != Phase::Running;
         let reason = status.stopping_because.as_deref().or(Some("firstmate is stopping"));
         checks.push(Check { name: "shutdown", failure: ending.then_some(reason), required: true });

@@ -22,6 +22,8 @@ pub(super) enum Peer {
     Tcp {
         /// From this machine, so reasons may be shown.
         loopback: bool,
+        /// Reasons may be shown to everybody: `http_details` of the file.
+        details: bool,
     },
     /// Over the Unix socket.
     Unix {
@@ -37,7 +39,15 @@ pub(super) enum Peer {
 impl Peer {
     const fn may_know_reasons(self) -> bool {
         match self {
-            Self::Tcp { loopback } => loopback,
+            Self::Tcp { loopback, details } => loopback || details,
+            Self::Unix { .. } => true,
+        }
+    }
+
+    /// On this machine: places may be named to it as well.
+    const fn is_near(self) -> bool {
+        match self {
+            Self::Tcp { loopback, .. } => loopback,
             Self::Unix { .. } => true,
         }
     }
@@ -111,7 +121,7 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
         }
         Route::One(question, name) => probed(probes::one(question, &name, &backend.status(), reasons)),
         Route::Status => {
-            let status = shown(backend.status(), reasons);
+            let status = shown(backend.status(), peer);
             match serde_json::to_string(&status) {
                 Ok(text) => reply(StatusCode::OK, JSON, text + "\n"),
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the status: {error}\n")),
@@ -123,7 +133,7 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
                 MetricsFormat::Prometheus => METRICS,
                 MetricsFormat::OpenMetrics => OPEN_METRICS,
             };
-            let mut response = reply(StatusCode::OK, kind, backend.metrics(format));
+            let mut response = reply(StatusCode::OK, kind, backend.metrics(format).await);
             response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             response
         }
@@ -132,7 +142,7 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the incidents: {error}\n")),
         },
         Route::Page => {
-            let status = shown(backend.status(), reasons);
+            let status = shown(backend.status(), peer);
             let mut response = if wants_html(&headers) {
                 let mut response = reply(StatusCode::OK, HTML, page::hypertext(&status));
                 let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
@@ -217,8 +227,12 @@ fn verb_reply(code: StatusCode, outcome: &Reply) -> Response<Full<Bytes>> {
 }
 
 /// The status as this peer may see it. What is withheld keeps its place, so that "there is a reason" can still be seen.
-fn shown(mut status: Status, reasons: bool) -> Status {
-    if reasons {
+fn shown(mut status: Status, peer: Peer) -> Status {
+    if let Some(memory) = status.memory.as_mut().filter(|_| !peer.is_near()) {
+        // A path names the container, an address may hold its token.
+        memory.limit_place.clear();
+    }
+    if peer.may_know_reasons() {
         return status;
     }
     let withhold = |text: &mut Option<String>| {
@@ -227,10 +241,9 @@ fn shown(mut status: Status, reasons: bool) -> Status {
         }
     };
     withhold(&mut status.stopping_because);
+    withhold(&mut status.log_blocked_because);
     if let Some(memory) = &mut status.memory {
         withhold(&mut memory.why);
-        // A path names the container, an address may hold its token.
-        memory.limit_place.clear();
     }
     for service in &mut status.services {
         withhold(&mut service.reason);
@@ -346,7 +359,7 @@ mod tests {
         );
         assert!(peer(Some(0), 0, false).may_command().unwrap_err().ends_with("you are outside of this container"));
         assert!(peer(None, 0, true).may_command().is_err());
-        assert!(Peer::Tcp { loopback: true }.may_command().is_err());
+        assert!(Peer::Tcp { loopback: true, details: true }.may_command().is_err());
     }
 
     struct Fixed(Status);
@@ -360,8 +373,8 @@ mod tests {
             panic!("incidents over TCP");
         }
 
-        fn metrics(&self, _: MetricsFormat) -> String {
-            String::new()
+        fn metrics(&self, _: MetricsFormat) -> std::pin::Pin<Box<dyn Future<Output = String> + '_>> {
+            Box::pin(async { String::new() })
         }
 
         fn request(&self, verb: Request) -> tokio::sync::oneshot::Receiver<Reply> {
@@ -370,30 +383,38 @@ mod tests {
     }
 
     /// The body a TCP client gets.
-    fn body(target: &'static str, loopback: bool) -> String {
+    fn body(target: &'static str, loopback: bool, details: bool) -> String {
         use http_body_util::BodyExt as _;
         let text = r#"{"version":"1","pid":1,"uptime_ms":1,"phase":"stopping","ready":false,"live":true,"started":true,
-            "stopping_because":"secret","memory":{"limit_bytes":1,"limit_source":"ecs-task","limit_place":"secret","oom_kills":0,
+            "stopping_because":"secret","log_blocked_because":"secret",
+            "memory":{"limit_bytes":1,"limit_source":"ecs-task","limit_place":"http://token","oom_kills":0,"helpless":true,
             "acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":0},"why":"secret"},"services":[{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"secret",
             "instances":[{"name":"redis.1","state":"running","ready":false,"run":1,
             "restarts":{"total":0,"crash":0,"live":0,"start_timeout":0},"why":"secret","last_outcome":"secret"}]}]}"#;
         let backend = Rc::new(Fixed(serde_json::from_str(text).unwrap()));
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let response = answer(Method::GET, Uri::from_static(target), HeaderMap::new(), Peer::Tcp { loopback }, backend).await;
+            let response = answer(Method::GET, Uri::from_static(target), HeaderMap::new(), Peer::Tcp { loopback, details }, backend).await;
             String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
         })
     }
 
     #[test]
     fn strangers_get_no_reasons() {
-        let withheld = "[+]ping ok\n[-]redis failed: reason withheld\n[-]shutdown failed: reason withheld\nreadyz check failed\n";
-        assert_eq!(body("/readyz", false), withheld);
-        assert_eq!(body("/readyz/redis", false), "service unavailable: redis failed: reason withheld\n");
-        assert_eq!(body("/readyz/redis.1", false), "service unavailable: redis.1 failed: reason withheld\n");
-        for target in ["/", "/status", "/readyz", "/readyz/redis", "/readyz/redis.1"] {
-            assert!(!body(target, false).contains("secret"), "{target}");
-            assert!(body(target, true).contains("secret"), "{target}");
+        let withheld = "[+]ping ok\n[-]log failed: reason withheld\n[-]redis failed: reason withheld\n[-]memory failed: reason withheld\n\
+                        [-]shutdown failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(body("/readyz", false, false), withheld);
+        for name in ["redis", "redis.1", "log", "memory", "shutdown"] {
+            let target = Box::leak(format!("/readyz/{name}").into_boxed_str());
+            assert_eq!(body(target, false, false), format!("service unavailable: {name} failed: reason withheld\n"));
         }
+        for target in ["/", "/status", "/readyz", "/readyz/redis", "/readyz/redis.1", "/readyz/log", "/readyz/memory"] {
+            assert!(!body(target, false, false).contains("secret"), "{target}");
+            assert!(body(target, true, false).contains("secret"), "{target}");
+            // `http_details`
+            assert!(body(target, false, true).contains("secret"), "{target}");
+        }
+        assert!(body("/status", true, false).contains("token"));
+        assert!(!body("/status", false, true).contains("token"), "an address is no reason");
     }
 }

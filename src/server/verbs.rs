@@ -1,5 +1,7 @@
 //! What the server asks of the supervisor, and the answers it carries back.
 
+use std::pin::Pin;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -14,8 +16,8 @@ pub trait Backend {
     /// The incidents that are kept. Bounded, so as cheap.
     fn incidents(&self) -> Incidents;
 
-    /// The whole text of `/metrics`.
-    fn metrics(&self, format: MetricsFormat) -> String;
+    /// The whole text of `/metrics`, with the next turn of the supervisor.
+    fn metrics(&self, format: MetricsFormat) -> Pin<Box<dyn Future<Output = String> + '_>>;
 
     /// Carries out a verb. The receiver gets the reply once the verb is done with; a dropped sender is told to the client as a supervisor
     /// that is going away.

@@ -3,12 +3,15 @@
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
 
 use super::last_lines::LastLines;
 use crate::engine::{Engine, InstanceId, Notice, ServiceId};
 use crate::linux::output::{Gap, Origin, Piece, QUEUE, Sink};
 use crate::linux::poll::Poller;
+use crate::observe::metrics::{Lines, OfLog};
 use crate::observe::notice::{self, Names, dropped};
 use crate::observe::{Format, Level, OwnLines, Stream, install, no_colour_wanted};
 
@@ -30,6 +33,8 @@ pub(super) struct Output {
     format: Format,
     names: NameTable,
     pub(super) last_lines: LastLines,
+    /// Of each instance's standard output and standard error, as `names` has them.
+    counts: Vec<Vec<[Lines; 2]>>,
     line: Vec<u8>,
     text: String,
 }
@@ -47,6 +52,7 @@ impl Output {
             }
         }
         format.fit_names(instances.iter().flatten().map(String::as_str));
+        let counts = instances.iter().map(|numbered| vec![<[Lines; 2]>::default(); numbered.len()]).collect();
         let mut gap_format = format.clone();
         let tell = Box::new(move |out: &mut Vec<u8>, gap: Gap| {
             let text = dropped(gap.lines, gap.unread_for, gap.errno.map_or(0, |errno| errno as i32)).to_string();
@@ -66,6 +72,7 @@ impl Output {
             format,
             names: NameTable { services, instances },
             last_lines: LastLines::default(),
+            counts,
             line: Vec::new(),
             text: String::new(),
         })
@@ -83,9 +90,35 @@ impl Output {
         let number = usize::from(id.number).saturating_sub(1);
         let name = self.names.instances.get(id.service.0).and_then(|numbered| numbered.get(number)).map_or("?", String::as_str);
         self.format.service_line(&mut line, SystemTime::now(), name, id.service.0, stream, piece.text, piece.continued);
-        lock(&self.sink).push(&line, Origin::Service);
+        let taken = lock(&self.sink).push(&line, Origin::Service);
         self.last_lines.add(id, piece.text, piece.continued);
         self.line = line;
+        if let Some(of_streams) = self.counts.get_mut(id.service.0).and_then(|numbered| numbered.get_mut(number)) {
+            let [out, err] = of_streams;
+            let lines = match stream {
+                Stream::Out => out,
+                Stream::Err => err,
+            };
+            lines.read = lines.read.saturating_add(u64::from(!piece.continued));
+            lines.dropped = lines.dropped.saturating_add(u64::from(!taken));
+        }
+    }
+
+    /// Each instance's name and what it has written on standard output and standard error.
+    pub(super) fn counted(&self) -> impl Iterator<Item = (InstanceId, &str, [Lines; 2])> {
+        self.names.instances.iter().zip(&self.counts).enumerate().flat_map(|(service, (names, counts))| {
+            names
+                .iter()
+                .zip(counts)
+                .zip(1..)
+                .map(move |((name, lines), number)| (InstanceId { service: ServiceId(service), number }, name.as_str(), *lines))
+        })
+    }
+
+    /// The log as a whole.
+    pub(super) fn log(&self) -> OfLog {
+        let sink = lock(&self.sink);
+        OfLog { dropped: Some(sink.dropped()), queued_bytes: u64::try_from(sink.queued()).ok() }
     }
 
     /// A line of firstmate's own.
@@ -105,6 +138,11 @@ impl Output {
         said
     }
 
+    /// For those who ask whether the log is written, at any time.
+    pub(super) fn health(&self) -> LogHealth {
+        LogHealth(Arc::clone(&self.sink))
+    }
+
     pub(super) fn flush(&self) {
         lock(&self.sink).flush();
     }
@@ -114,7 +152,44 @@ impl Output {
     }
 }
 
+/// Whether the log gets anywhere.
+pub(super) struct LogHealth(Arc<Mutex<Sink>>);
+
+/// As kube-apiserver's `log` check has it: a reader may pause, and a pipe fills in no time.
+const BLOCKED_AFTER: Duration = Duration::from_secs(120);
+
+impl LogHealth {
+    /// `None` while it does.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let sink = lock(&self.0);
+        trouble_of(sink.broken(), sink.stalled_for())
+    }
+}
+
+fn trouble_of(broken: Option<Errno>, stalled: Option<Duration>) -> Option<String> {
+    if let Some(errno) = broken {
+        return Some(format!("standard output cannot be written: {}; restart the container to have its log again", errno.desc()));
+    }
+    let stalled = stalled.filter(|stalled| *stalled >= BLOCKED_AFTER)?;
+    Some(format!("standard output has taken nothing for {} s; see what reads the container's log", stalled.as_secs()))
+}
+
 /// A panic while it was held left a queue of whole lines, which is as good as ever.
 fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
     sink.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_no_trouble_and_silence_is() {
+        assert_eq!(trouble_of(None, None), None);
+        assert_eq!(trouble_of(None, Some(BLOCKED_AFTER - Duration::from_millis(1))), None);
+        let silent = "standard output has taken nothing for 121 s; see what reads the container's log";
+        assert_eq!(trouble_of(None, Some(Duration::from_millis(121_900))).as_deref(), Some(silent));
+        let broken = "standard output cannot be written: Broken pipe; restart the container to have its log again";
+        assert_eq!(trouble_of(Some(Errno::EPIPE), None).as_deref(), Some(broken));
+    }
 }

@@ -13,6 +13,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::environment::Environments;
+use super::measure::Gauges;
 use super::memory::Memory;
 use super::output::Output;
 use super::probes::Probes;
@@ -87,8 +88,9 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let termination_log = find_termination_log(&settings.termination_log, &mut output);
 
     let (sender, messages) = mpsc::unbounded_channel();
-    let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, started_unix_ms, messages: sender.clone() });
-    let context = server::Context::new(counter);
+    let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, started_unix_ms, messages: sender.clone(), log: output.health() });
+    let mut context = server::Context::new(counter);
+    context.details = settings.http_details;
 
     let named = options.socket.or_else(|| settings.socket.as_ref().map(|path| SocketPath::parse(path.as_os_str())));
     match bind_socket(named.as_ref()) {
@@ -165,6 +167,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         output,
         desk: Desk::default(),
         memory,
+        gauges: Gauges::default(),
         interrupted: false,
         termination_log,
         last_words: LastWords::default(),

@@ -1,6 +1,7 @@
 //! Operators' wishes: from names to instances, and back to an answer once each is as was wished.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::Message;
+use super::output::LogHealth;
 use crate::engine::event::earlier;
 use crate::engine::status::{InstanceStatus, Phase, StateName, Status};
 use crate::engine::{Command, Engine, Event, Incidents, InstanceId, ShutdownCause, Timestamp, Verb};
@@ -30,6 +32,7 @@ pub(super) struct Counter {
     /// The same moment by the clock on the wall, in milliseconds since 1970. As it was then: a start does not move when the clock is set.
     pub(super) started_unix_ms: Option<u64>,
     pub(super) messages: UnboundedSender<Message>,
+    pub(super) log: LogHealth,
 }
 
 impl Counter {
@@ -41,19 +44,24 @@ impl Counter {
 impl Backend for Counter {
     fn status(&self) -> Status {
         let status = self.engine.borrow().status(self.now(), env!("CARGO_PKG_VERSION"), std::process::id());
-        Status { started_unix_ms: self.started_unix_ms, ..status }
+        let log_blocked_because = self.log.trouble();
+        let ready = status.ready && log_blocked_because.is_none() && !status.memory.as_ref().is_some_and(|memory| memory.helpless);
+        Status { started_unix_ms: self.started_unix_ms, ready, log_blocked_because, ..status }
     }
 
     fn incidents(&self) -> Incidents {
         self.engine.borrow().incidents(self.now(), self.started_unix_ms)
     }
 
-    fn metrics(&self, format: MetricsFormat) -> String {
+    fn metrics(&self, format: MetricsFormat) -> Pin<Box<dyn Future<Output = String> + '_>> {
         let exposition = match format {
             MetricsFormat::Prometheus => Exposition::Prometheus,
             MetricsFormat::OpenMetrics => Exposition::OpenMetrics,
         };
-        metrics::render(&self.status(), exposition)
+        let (reply, measured) = oneshot::channel();
+        let _ = self.messages.send(Message::Measure(reply));
+        // The loop is gone only when everything is over; then what it would have measured is not known.
+        Box::pin(async move { metrics::render(&self.status(), &measured.await.unwrap_or_default(), exposition) })
     }
 
     fn request(&self, request: Request) -> oneshot::Receiver<Reply> {

@@ -51,6 +51,8 @@ pub struct Report {
     pub peak: f64,
     pub near: u32,
     pub helpless: Vec<(f64, Helpless)>,
+    /// At the end the status says that memory is above the hard line, and that nothing helps.
+    pub beyond_help: bool,
     pub plateaus: u32,
     pub receded: u32,
     pub ticks: u64,
@@ -365,6 +367,7 @@ impl Judge {
         self.report.secs = secs(now);
         if self.guarded {
             let Some(status) = status else { return Err("no memory in the status".to_owned()) };
+            self.report.beyond_help = status.helpless;
             if status.limit_bytes != self.limit as u64 {
                 return Err(format!("the status has a limit of {}", status.limit_bytes));
             }

@@ -214,6 +214,27 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
 }
 
 #[test]
+fn the_status_says_beyond_help_above_the_hard_line_alone() {
+    // With what the services hold, which may not be restarted, it is a tenth more: once between the line and the hard line, once above that.
+    let filled = |percent: f64| {
+        let cases = (0..traces(3)).map(|seed| {
+            let case = scenarios::dead_tmpfs_of(seed, percent);
+            let never = ServiceMemory { victim: Victim::Never, ..ServiceMemory::default() };
+            let programs = case.programs.iter().cloned().map(|program| Program { memory: never.clone(), ..program });
+            Case { programs: programs.collect(), ..case }
+        });
+        play_all(cases.collect())
+    };
+    let runs = filled(75.0);
+    hold(&runs, "said, and not beyond help", |_, report| !report.helpless.is_empty() && !report.beyond_help);
+    let runs = filled(84.5);
+    hold(&runs, "above the hard line", |_, report| report.peak > 92.0);
+    hold(&runs, "beyond help", |_, report| !report.helpless.is_empty() && report.beyond_help);
+    let runs = play_all((0..traces(2)).flat_map(scenarios::harmless).collect());
+    hold(&runs, "fine", |_, report| !report.beyond_help);
+}
+
+#[test]
 fn a_plateau_costs_one_restart_and_one_warning_in_four_hours() {
     let levels = [(76.5, 5.0), (78.0, 2.0), (78.0, 60.0), (78.0, 900.0), (82.0, 30.0), (86.0, 300.0), (88.0, 1_200.0)];
     let cases = (0..traces(2)).flat_map(|seed| {

@@ -153,8 +153,13 @@ pub fn harmless(seed: u64) -> Vec<Case> {
 
 /// 80 % of the limit in a tmpfs file of a process that is gone.
 pub fn dead_tmpfs(seed: u64) -> Case {
+    dead_tmpfs_of(seed, 73.0)
+}
+
+/// So much of the limit is in a tmpfs whose writer is gone.
+pub fn dead_tmpfs_of(seed: u64, percent: f64) -> Case {
     let case = Case::new("tmpfs filled by a process that is gone", seed, 256.0, 3_600.0);
-    let dead_tmpfs = (0.0, Course::after(30.0, Course::to(case.share(73.0), 5.0, Course::Still)));
+    let dead_tmpfs = (0.0, Course::after(30.0, Course::to(case.share(percent), 5.0, Course::Still)));
     Case { dead_tmpfs, ..case }.with(Program::new("web", 12.0 * MIB)).with(Program::new("worker", 8.0 * MIB))
 }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
@@ -44,8 +45,8 @@ impl Backend for Supervisor {
         serde_json::from_str(INCIDENTS).unwrap()
     }
 
-    fn metrics(&self, format: MetricsFormat) -> String {
-        format!("{format:?}\n")
+    fn metrics(&self, format: MetricsFormat) -> Pin<Box<dyn Future<Output = String> + '_>> {
+        Box::pin(async move { format!("{format:?}\n") })
     }
 
     fn request(&self, verb: Request) -> oneshot::Receiver<Reply> {
@@ -68,6 +69,7 @@ pub const INCIDENTS: &str = r#"{"uptime_ms":250000,"started_unix_ms":17987615990
 pub struct Counted {
     pub accepted: u64,
     pub turned_away: u64,
+    pub displaced: u64,
 }
 
 pub struct Stand {
@@ -110,7 +112,7 @@ impl Stand {
                     _ = stopped => {}
                 }
             });
-            Counted { accepted: counters.accepted(), turned_away: counters.turned_away() }
+            Counted { accepted: counters.accepted(), turned_away: counters.turned_away(), displaced: counters.displaced() }
         });
         Self { tcp: told.recv().unwrap(), socket, requests, stop: Some(stop), thread: Some(thread), _directory: directory }
     }
@@ -220,6 +222,7 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
         restarts: Restarts::default(),
         why: None,
         last_outcome: None,
+        last_exit_code: None,
         memory: None,
         ready_probe: None,
         live_probe: None,
@@ -252,6 +255,7 @@ pub fn stack() -> Status {
         live: true,
         started: true,
         stopping_because: None,
+        log_blocked_because: None,
         memory: None,
         services: vec![service("nginx", true, vec![instance("nginx.1", StateName::Running, true)]), redis, worker, migrate],
     }
@@ -282,6 +286,7 @@ pub fn measured() -> Status {
         above_for_ms: Some(4_000),
         oom_kills: 1,
         acts: GuardActs { own: 2, ..GuardActs::default() },
+        helpless: false,
         why: Some("above the line for 4 s".to_owned()),
     });
     let memory = |bytes: u64, line: u64, percent: f64| InstanceMemory {

@@ -738,6 +738,7 @@ impl Guard {
             above_for_ms: self.above.map(|above| u64::try_from(now.since(above.since).as_millis()).unwrap_or(u64::MAX)),
             oom_kills: self.oom_kills,
             acts: self.acts,
+            helpless: self.told_helpless && self.lines.is_some_and(|lines| !lines.machine && self.hard >= lines.hard),
             why: self.why(now),
         })
     }

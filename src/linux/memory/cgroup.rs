@@ -61,14 +61,14 @@ impl Files {
         self.read(Path::new("/proc").join(&self.process).join(name))
     }
 
-    pub(super) fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    pub(in crate::linux) fn read(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         let mut text = Vec::new();
         std::fs::File::open(self.at(path))?.take(TEXT_MAX).read_to_end(&mut text)?;
         Ok(text)
     }
 
     /// One number, as a file of a cgroup has it. `None` for `max`, too.
-    fn number(&self, path: impl AsRef<Path>) -> Option<u64> {
+    pub(in crate::linux) fn number(&self, path: impl AsRef<Path>) -> Option<u64> {
         std::str::from_utf8(self.read(path).ok()?.trim_ascii()).ok()?.parse().ok()
     }
 
@@ -233,7 +233,7 @@ pub(super) fn is_unified(files: &Files, memberships: &[u8]) -> bool {
 }
 
 /// The value of `key` in a text of lines `key value`.
-pub(super) fn value(text: &[u8], key: &[u8]) -> Option<u64> {
+pub(in crate::linux) fn value(text: &[u8], key: &[u8]) -> Option<u64> {
     text.split(|&byte| byte == b'\n').find_map(|line| number(line.strip_prefix(key)?.strip_prefix(b" ")?))
 }
 
@@ -246,13 +246,46 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     if text.is_empty() { None } else { text.iter().try_fold(0, digit) }
 }
 
-/// Which hierarchy has the memory controller, and our path in it; see cgroups(7), /proc/pid/cgroup.
+/// The directory of the cgroup firstmate is in, in the hierarchy that has this controller, and those visible above it. The part that
+/// firstmate has made for itself is passed over.
+pub(in crate::linux) fn levels_of(files: &Files, controller: &[u8]) -> Vec<PathBuf> {
+    let found = || {
+        let memberships = files.of_process("cgroup").ok()?;
+        let (version, path) = membership_in(&memberships, controller)?;
+        let path = Within::parse(path)?;
+        let mounts = mountinfo::parse(&files.of_process("mountinfo").ok()?);
+        let fits = |mount: &&Mount| match version {
+            Version::V1 => mount.kind == b"cgroup" && mount.has_super_option(controller),
+            Version::V2 => mount.kind == b"cgroup2",
+        };
+        mounts.iter().filter(fits).find_map(|mount| {
+            let own = match Within::parse(&mount.root).and_then(|root| path.below(&root)) {
+                Some(Below { unnamed: 0, names }) => join(&mount.point, &names),
+                Some(Below { unnamed, names }) => {
+                    let mut left = SEARCH_MAX;
+                    search(files, &mount.point, unnamed, &names, &mut left)?
+                }
+                None => lists_us(files, &mount.point).then(|| mount.point.clone())?,
+            };
+            let own = own.parent().filter(|_| own.ends_with(LEAF)).map_or(own.as_path(), |above| above);
+            Some(own.ancestors().take_while(|level| level.starts_with(&mount.point)).map(Path::to_path_buf).collect())
+        })
+    };
+    found().unwrap_or_default()
+}
+
+/// Which hierarchy has the memory controller, and our path in it.
 fn membership(text: &[u8]) -> Option<(Version, &[u8])> {
+    membership_in(text, b"memory")
+}
+
+/// Which hierarchy has a controller, and our path in it; see cgroups(7), /proc/pid/cgroup.
+fn membership_in<'a>(text: &'a [u8], wanted: &[u8]) -> Option<(Version, &'a [u8])> {
     let mut unified = None;
     for line in text.split(|&byte| byte == b'\n') {
         let mut fields = line.splitn(3, |&byte| byte == b':');
         let (Some(id), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        if controllers.split(|&byte| byte == b',').any(|controller| controller == b"memory") {
+        if controllers.split(|&byte| byte == b',').any(|controller| controller == wanted) {
             return Some((Version::V1, path));
         }
         if id == b"0" && controllers.is_empty() {

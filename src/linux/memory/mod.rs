@@ -6,7 +6,7 @@
 //! A number that cannot be read is absent; it is never replaced by a guess.
 
 pub mod account;
-mod cgroup;
+pub(in crate::linux) mod cgroup;
 mod counters;
 pub mod delegated;
 pub mod ecs;

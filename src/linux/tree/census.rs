@@ -34,6 +34,8 @@ pub struct Sighting {
     pub parent: u32,
     /// It was forked and has executed no program since.
     pub forked: bool,
+    /// How long it was on a processor, with the children it has waited for, in clock ticks.
+    pub cpu_ticks: u64,
     session: u32,
 }
 
@@ -44,6 +46,8 @@ pub struct Census {
     hidden: BTreeSet<RunId>,
     /// All living processes in /proc where it was listed, in ascending order.
     listed: Vec<u32>,
+    /// Dead and not reaped, where /proc was listed.
+    zombies: u32,
     queue: Vec<(u32, RunId)>,
     unclear: Vec<u32>,
     children: Vec<u32>,
@@ -82,6 +86,12 @@ impl Census {
     #[must_use]
     pub const fn hidden(&self) -> &BTreeSet<RunId> {
         &self.hidden
+    }
+
+    /// How many are dead and not reaped, in the whole container. Known where all of /proc was read: where firstmate is PID 1.
+    #[must_use]
+    pub fn zombies(&self) -> Option<u32> {
+        self.listed().map(|_| self.zombies)
     }
 
     /// All living processes in /proc, in ascending order, if it was listed.
@@ -240,13 +250,15 @@ impl Trees {
     fn count_by_scan(&mut self, census: &mut Census) -> bool {
         let own = std::process::id();
         census.scanned.clear();
+        census.zombies = 0;
         for pid in numbers_in("/proc") {
             match glance(pid) {
                 Glance::Alive(stat) => {
                     census.scanned.push(Scanned { parent: stat.ppid, pid, stat });
                     census.listed.push(pid);
                 }
-                Glance::Dead(_) => {}
+                Glance::Dead(Some(_)) => census.zombies = census.zombies.saturating_add(1),
+                Glance::Dead(None) => {}
                 Glance::Hidden => self.hide_all(census),
             }
         }
@@ -348,7 +360,7 @@ impl Trees {
 }
 
 const fn sighting(run: RunId, pid: u32, stat: Stat) -> Sighting {
-    Sighting { run, pid, started: stat.started, parent: stat.ppid, forked: stat.forked, session: stat.session }
+    Sighting { run, pid, started: stat.started, parent: stat.ppid, forked: stat.forked, cpu_ticks: stat.cpu, session: stat.session }
 }
 
 fn children_in(scanned: &[Scanned], parent: u32) -> &[Scanned] {
