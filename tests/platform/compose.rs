@@ -70,7 +70,7 @@ fn project(value: &Value, promise: &Promise) -> Vec<String> {
     let user = service["user"].as_str().unwrap_or("root");
     // Group 0 owns the image's data directory, of which the volume is a copy.
     if !user.strip_suffix(":0").is_some_and(|uid| uid.parse::<u64>().is_ok_and(|uid| uid > 0)) {
-        complain(format!("the user {user} is root, or may not write to {KEPT}"));
+        complain(format!("the user {user} must be a number above 0, and of group 0, which may write to {KEPT}"));
     }
     if service["read_only"] != true {
         complain("the root file system is writable".to_owned());
@@ -166,8 +166,8 @@ fn the_numbers_are_in_range_and_true() {
         remove(of_service!("/stop_grace_period"), "stop_grace_period 10s is not above"),
         remove(of_service!("/mem_limit"), "without mem_limit"),
         set(of_service!("/memswap_limit"), json!("1g"), "memswap_limit"),
-        set(of_service!("/user"), json!("0:0"), "the user 0:0 is root"),
-        set(of_service!("/user"), json!("10001"), "may not write to /srv/stack/data"),
+        set(of_service!("/user"), json!("0:0"), "the user 0:0 must be"),
+        set(of_service!("/user"), json!("10001:10001"), "of group 0, which may write to /srv/stack/data"),
         remove(of_service!("/user"), "the user root"),
         set(of_service!("/read_only"), json!(false), "writable"),
         set(of_service!("/cap_add"), json!(["SETUID"]), "capabilities"),

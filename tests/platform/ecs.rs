@@ -87,7 +87,7 @@ fn rights(container: &Value, complain: &mut impl FnMut(String)) {
     }
     // A number must be positive there, so that group 0 is written by its name. It may write into the volume made from the image.
     if group != "root" {
-        complain(format!("the group of {user} may not write to {KEPT}"));
+        complain(format!("the user {user} must be of the group root, which may write to {KEPT}"));
     }
     if container["readonlyRootFilesystem"] != true {
         complain("the root file system is writable".to_owned());
@@ -238,7 +238,7 @@ fn the_numbers_are_in_range_and_true() {
         remove(of_container!("/memory"), "the guard sees no limit"),
         set(of_container!("/user"), json!("0:0"), "is or may be root"),
         remove(of_container!("/user"), "is or may be root"),
-        set(of_container!("/user"), json!("10001"), "may not write to /srv/stack/data"),
+        set(of_container!("/user"), json!("10001:10001"), "of the group root, which may write to /srv/stack/data"),
         set(of_container!("/readonlyRootFilesystem"), json!(false), "writable"),
         set(of_container!("/linuxParameters/capabilities/drop"), json!([]), "capabilities are left"),
         set(of_container!("/linuxParameters/capabilities/add"), json!(["SETUID"]), "SYS_PTRACE"),
