@@ -51,10 +51,10 @@ sim:
 guard-figures:
 	cargo nextest run --locked --cargo-profile sim --test guard_sim --run-ignored only --no-capture figures
 
-# A sample of every item of the memory guard, against real processes in real cgroups.
+# A sample of every item of the memory guard, against real processes in real cgroups. Most of them wait most of the time.
 guard: helpers
 	tests/docker/images $(BINARY)
-	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test guard --test guard_real --test vm
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test-threads 4 --test guard --test guard_real --test vm
 
 # All of it, into docs/guard-matrix.md: an hour or two.
 guard-matrix: setup helpers

@@ -8,12 +8,18 @@
 //! `bind PORT` (holds it, children too) · `serve PORT FILE` (HTTP: 200 while the file exists, otherwise 503) · `wait-file FILE` (until
 //! it exists) · `print-raw TEXT` (no line end) `long N` (a line of so many bytes) `flood` (lines for ever, as fast as can be) ·
 //! `orphans-at-once N` (dead ones, all handed over in one moment) · `print-received SIGNAL` (each signal that comes, up to that one) ·
-//! `print-tty`
+//! `print-tty` · `answer ADDRESS FILE` (to every question with what is in the file, and hangs up; says nothing while there is none; prints
+//! how many visitors are there at once; ADDRESS is a port, the path of a socket, or `@NAME`) · `full ADDRESS` (a queue that takes nobody)
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use firstmate::engine::Signal;
 
@@ -162,6 +168,11 @@ fn act(mut script: Vec<String>) -> Result<u8, Failure> {
                     let _ = answer(stream?, std::fs::exists(&file)?);
                 }
             }
+            "answer" => {
+                let listener = listener(&word()?, 128)?;
+                answer_visitors(listener, &word()?)?;
+            }
+            "full" => std::mem::forget(full(&word()?)?),
             "wait-file" => {
                 let file = word()?;
                 while !std::fs::exists(&file)? {
@@ -205,6 +216,103 @@ fn answer(mut stream: TcpStream, well: bool) -> io::Result<()> {
     let _ = stream.read(&mut [0; 4096])?;
     let status = if well { "200 OK" } else { "503 Service Unavailable" };
     stream.write_all(format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes())
+}
+
+/// Listens on a port of the loopback, a path, or `@NAME`.
+fn listener(address: &str, backlog: i32) -> Result<OwnedFd, Failure> {
+    let listener = if let Ok(port) = address.parse::<u16>() {
+        OwnedFd::from(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?)
+    } else {
+        OwnedFd::from(UnixListener::bind_addr(&unix_address(address)?)?)
+    };
+    // SAFETY: a socket of ours, and a number.
+    match unsafe { libc::listen(listener.as_raw_fd(), backlog) } {
+        -1 => Err(io::Error::last_os_error().into()),
+        _ => Ok(listener),
+    }
+}
+
+fn unix_address(address: &str) -> io::Result<SocketAddr> {
+    match address.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(address),
+    }
+}
+
+/// A server that accepts nobody and whose queue is full: what connects to its port waits, what connects to its socket is turned away.
+fn full(address: &str) -> Result<Vec<OwnedFd>, Failure> {
+    let mut held = vec![listener(address, 0)?];
+    if let Ok(port) = address.parse::<u16>() {
+        let address = (Ipv4Addr::LOCALHOST, port).into();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            held.push(stream.into());
+        }
+    } else {
+        let address = unix_address(address)?;
+        loop {
+            // SAFETY: numbers only; the descriptor is ours alone.
+            let stream = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0) };
+            if stream == -1 {
+                return Err(io::Error::last_os_error().into());
+            }
+            // SAFETY: as above.
+            let stream = unsafe { OwnedFd::from_raw_fd(stream) };
+            let Some(path) = address.as_pathname() else { return Err("only a path can be full".into()) };
+            let mut name = libc::sockaddr_un { sun_family: u16::try_from(libc::AF_UNIX)?, sun_path: [0; 108] };
+            for (to, from) in name.sun_path.iter_mut().zip(path.as_os_str().as_encoded_bytes()) {
+                *to = libc::c_char::from_ne_bytes([*from]);
+            }
+            let size = libc::socklen_t::try_from(size_of_val(&name))?;
+            // SAFETY: an address of the size said.
+            if unsafe { libc::connect(stream.as_raw_fd(), (&raw const name).cast(), size) } == -1 {
+                break;
+            }
+            held.push(stream);
+        }
+    }
+    say("full")?;
+    Ok(held)
+}
+
+/// One thread for all visitors; whoever has gone is noticed before whoever has come is counted.
+fn answer_visitors(listener: OwnedFd, file: &str) -> Result<(), Failure> {
+    let mut visitors: Vec<File> = Vec::new();
+    say("answering")?;
+    loop {
+        let mut polled: Vec<libc::pollfd> = std::iter::once(listener.as_raw_fd())
+            .chain(visitors.iter().map(AsRawFd::as_raw_fd))
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
+        // SAFETY: as many as said, all of them open.
+        unsafe { libc::poll(polled.as_mut_ptr(), polled.len().try_into()?, -1) };
+        let come = polled.first().is_some_and(|first| first.revents != 0);
+        let newcomer = if come {
+            let none = std::ptr::null_mut();
+            // SAFETY: nobody's address is asked for; the descriptor is ours alone.
+            let fd = unsafe { libc::accept4(listener.as_raw_fd(), none, none.cast(), libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) };
+            // SAFETY: as above.
+            (fd != -1).then(|| File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+        } else {
+            None
+        };
+        let answer = std::fs::read(file).ok();
+        visitors.retain_mut(|visitor| match visitor.read(&mut [0; 4096]) {
+            Ok(0) => false,
+            Ok(_) => match &answer {
+                // A visitor who does not wait for the answer is no reason to stop.
+                Some(answer) => {
+                    let _ = visitor.write_all(answer);
+                    false
+                }
+                None => true,
+            },
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        });
+        if let Some(newcomer) = newcomer {
+            visitors.push(newcomer);
+            say(&format!("{} at once", visitors.len()))?;
+        }
+    }
 }
 
 /// A child collects the dead and leaves them all behind when it ends itself.

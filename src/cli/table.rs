@@ -153,6 +153,8 @@ mod tests {
             why: None,
             last_outcome: None,
             memory: None,
+            ready_probe: None,
+            live_probe: None,
         }
     }
 

@@ -3,6 +3,8 @@
 //! The tree is walked by hand instead of through serde, because serde stops at the first problem. What comes out are drafts: every value
 //! is read and judged by itself, but names of other services, the Procfile and other files have not been looked at yet.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -58,14 +60,33 @@ const SERVICE_KEYS: [&str; 28] = [
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
-const PROBE_KEYS: [&str; 8] = ["http", "tcp", "exec", "every", "timeout", "failures", "successes", "initial_delay"];
+const PROBE_KEYS: [&str; 18] = [
+    "http",
+    "tcp",
+    "unix",
+    "redis",
+    "fastcgi",
+    "exec",
+    "method",
+    "status",
+    "contains",
+    "headers",
+    "path",
+    "password_env",
+    "username",
+    "every",
+    "timeout",
+    "failures",
+    "successes",
+    "initial_delay",
+];
 
 /// More copies than this of one service are a slip of the finger.
 const MOST_INSTANCES: i64 = 1_000;
 /// Timers shorter than this would only burn the processor.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Longest path of a Unix socket, without its final NUL; see unix(7).
-const SUN_PATH: usize = 107;
+pub(super) const SUN_PATH: usize = 107;
 
 /// A file that was read, not yet joined with others.
 #[derive(Debug)]
@@ -1016,6 +1037,8 @@ impl Walk<'_> {
         const EXPECTED: &str = "a probe such as { http = \"http://127.0.0.1:8080/healthz\" }";
         let table = self.table(value, EXPECTED)?;
         let mut checks: Vec<(Range<usize>, Option<Check>)> = Vec::new();
+        let mut details = check::Details::default();
+        let problems = self.problems.len();
         let mut every = Duration::from_secs(10);
         let mut timeout = Duration::from_secs(2);
         let (mut failures, mut successes) = (3u32, 1u32);
@@ -1025,7 +1048,13 @@ impl Walk<'_> {
             match key.get_ref().as_ref() {
                 "http" => checks.push((key.span(), self.http_check(value))),
                 "tcp" => checks.push((key.span(), self.tcp_check(value))),
+                "unix" => checks.push((key.span(), self.unix_check(value))),
+                "redis" => checks.push((key.span(), self.redis_check(value))),
+                "fastcgi" => checks.push((key.span(), self.fastcgi_check(value))),
                 "exec" => checks.push((key.span(), self.command(value).map(|line| Check::Exec(line.command)))),
+                name @ ("method" | "status" | "contains" | "headers" | "path" | "password_env" | "username") => {
+                    self.probe_detail(name, key.span(), value, &mut details);
+                }
                 "every" => every = self.duration_at_least(value, "every", SHORTEST).unwrap_or(every),
                 "timeout" => timeout = self.duration_at_least(value, "timeout", Duration::from_millis(1)).unwrap_or(timeout),
                 "failures" => failures = self.number(value, "failures", 1, most).unwrap_or(failures),
@@ -1037,47 +1066,25 @@ impl Walk<'_> {
         if checks.len() > 1
             && let Some((span, _)) = checks.last()
         {
-            self.error_help(span.clone(), "a probe asks one question, and this one asks more", "keep one of http, tcp and exec");
+            self.error_help(
+                span.clone(),
+                "a probe asks one question, and this one asks more",
+                "keep one of http, tcp, unix, redis, fastcgi and exec",
+            );
         }
         if checks.is_empty() {
-            self.error_help(value.span(), "the probe does not say what to ask", "add one of http, tcp and exec");
+            self.error_help(value.span(), "the probe does not say what to ask", "add one of http, tcp, unix, redis, fastcgi and exec");
         }
-        let check = checks.into_iter().next()?.1?;
+        let mut check = checks.into_iter().next().and_then(|(_, check)| check);
+        if let Some(check) = &mut check {
+            self.apply_details(check, details);
+        }
+        if table.contains_key("headers") {
+            // Their values are often secrets, and a probe is mostly written on one line: none of it is shown.
+            self.problems.iter_mut().skip(problems).for_each(|problem| problem.mark = None);
+        }
+        let check = check?;
         Some(Probe { check, every, timeout, failures, successes, initial_delay })
-    }
-
-    fn http_check(&mut self, value: &Value<'_>) -> Option<Check> {
-        let url = self.string(value, "an address such as \"http://127.0.0.1:8080/healthz\"")?;
-        let mend = "write \"http://127.0.0.1:8080/healthz\"";
-        if url.starts_with("https:") {
-            self.error_help(value.span(), "a probe does not speak TLS", "probe http inside the container, or use exec with curl");
-            return None;
-        }
-        let Some(rest) = url.strip_prefix("http://") else {
-            self.error_help(value.span(), format!("`{url}` does not begin with http://"), mend);
-            return None;
-        };
-        let (authority, path) = match rest.find(['/', '?', '#']) {
-            Some(at) => rest.split_at_checked(at).unwrap_or((rest, "")),
-            None => (rest, "/"),
-        };
-        if path.contains('#') || path.chars().any(|c| c.is_ascii_control() || c == ' ' || !c.is_ascii()) {
-            self.error_help(
-                value.span(),
-                "the path of the address holds a character that cannot be asked for",
-                "write blanks and such as %20, and leave out `#`",
-            );
-            return None;
-        }
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        let (host, port) = self.host_and_port(value, authority, Some(80))?;
-        Some(Check::Http { host, port, path })
-    }
-
-    fn tcp_check(&mut self, value: &Value<'_>) -> Option<Check> {
-        let text = self.string(value, "an address such as \"127.0.0.1:6379\"")?;
-        let (host, port) = self.host_and_port(value, text, None)?;
-        Some(Check::Tcp { host, port })
     }
 
     fn host_and_port(&mut self, value: &Value<'_>, text: &str, default: Option<u16>) -> Option<(String, u16)> {

@@ -16,13 +16,13 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::dotenv::{self, Env};
-use super::file::{self, Draft, Firstmate, MemoryTable, Parsed};
+use super::file::{self, Draft, Firstmate, MemoryTable, Parsed, SUN_PATH};
 use super::procfile::{self, Procfile};
 use super::values::{nearest, show_amount, show_duration, show_size};
 use super::{Diagnostic, GivenLimit, Settings, Severity, Source, command_line};
 use crate::engine::Signal;
 use crate::engine::spec::{
-    Amount, Condition, Dependency, Kind, Launch, Memory, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
+    Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
 };
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
@@ -628,8 +628,23 @@ impl Join<'_> {
         }
     }
 
-    fn service(&mut self, draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
+    /// A probe's Unix socket gets its whole path, which must not be too long for one.
+    fn whole_socket_path(&mut self, source: &Source, probe: Option<&mut Spanned<Probe>>) {
+        let Some(probe) = probe else { return };
+        let span = probe.span();
+        let Some(path) = probe.get_mut().check.socket_mut().filter(|path| !path.starts_with('@')) else { return };
+        // Both parts are text: the file's own was read as such, and a directory that is not would be shown so.
+        *path = self.base.join(&*path).to_string_lossy().into_owned();
+        if path.len() > SUN_PATH {
+            let message = format!("the path of a socket cannot be longer than {SUN_PATH} bytes, and {path} is {}", path.len());
+            self.problems.push(source.error(span, message).help("put the socket into a directory with a shorter name, such as /run"));
+        }
+    }
+
+    fn service(&mut self, mut draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
         let kind = draft.kind.unwrap_or(Kind::Service);
+        self.whole_socket_path(&draft.source, draft.ready.as_mut());
+        self.whole_socket_path(&draft.source, draft.live.as_mut());
         let mut wrong = |span: Range<usize>, message: String, help: &str| self.problems.push(draft.source.error(span, message).help(help));
         if RESERVED.contains(&draft.name.as_str()) {
             let message = format!("`{}` cannot be the name of a service: commands use it for every service", draft.name);

@@ -187,7 +187,14 @@ fn every_key_reaches_the_spec() {
                 scope: Scope::Group
             },
             ready: Some(Probe {
-                check: Check::Http { host: "::1".to_owned(), port: 8080, path: "/healthz?x=1".to_owned() },
+                check: Check::Http(HttpCheck {
+                    at: Address::Tcp { host: "::1".to_owned(), port: 8080 },
+                    path: "/healthz?x=1".to_owned(),
+                    method: Method::Get,
+                    status: Statuses(vec![(200, 399)]),
+                    contains: String::new(),
+                    headers: Vec::new(),
+                }),
                 every: seconds(1),
                 timeout: Duration::from_millis(500),
                 failures: 5,

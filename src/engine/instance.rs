@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::backoff::Rng;
 use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId};
-use super::probe::{Prober, Verdict, deadline_of, earliest};
+use super::probe::{Prober, Tally, Verdict, deadline_of, earliest};
 use super::spec::{Kind, Probe, Restart, Service, ServiceId};
 use super::status::Restarts;
 use super::{EndCause, Outcome, Signal, Timestamp};
@@ -47,6 +47,8 @@ pub(super) struct Instance {
     pub(super) restarts: Restarts,
     pub(super) last_outcome: Option<Outcome>,
     pub(super) been_ready: bool,
+    pub(super) ready_tally: Tally,
+    pub(super) live_tally: Tally,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +146,8 @@ impl Instance {
             restarts: Restarts { total: 0, crash: 0, live: 0, start_timeout: 0, memory: 0, oom: 0 },
             last_outcome: None,
             been_ready: false,
+            ready_tally: Tally::NONE,
+            live_tally: Tally::NONE,
         }
     }
 
@@ -262,6 +266,18 @@ impl Instance {
         }
     }
 
+    /// The present run's prober; `None` while it is not asked.
+    const fn prober(&self, kind: ProbeKind) -> Option<&Prober> {
+        match (&self.state, kind) {
+            (State::Starting { how: BecomesReady::ByProbe { prober, .. }, .. }, ProbeKind::Ready) => Some(prober),
+            (State::Running { ready, .. }, ProbeKind::Ready) => ready.as_ref(),
+            (State::Running { live, .. }, ProbeKind::Live) => live.as_ref(),
+            (State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_), ProbeKind::Ready | ProbeKind::Live) => {
+                None
+            }
+        }
+    }
+
     pub(super) fn on_probed(
         &mut self,
         now: Timestamp,
@@ -272,6 +288,13 @@ impl Instance {
         out: &mut Vec<Action>,
     ) {
         let run = RunId { instance: self.id, run: self.runs };
+        if let Some(asked_at) = self.prober(kind).and_then(|prober| prober.asked_at(number)) {
+            let tally = match kind {
+                ProbeKind::Ready => &mut self.ready_tally,
+                ProbeKind::Live => &mut self.live_tally,
+            };
+            tally.count(result.is_ok(), now.since(asked_at));
+        }
         match (&mut self.state, kind) {
             (State::Starting { life, how: BecomesReady::ByProbe { prober, complaint, .. } }, ProbeKind::Ready) => {
                 let Some(probe) = &service.ready else { return };

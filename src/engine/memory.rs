@@ -22,8 +22,8 @@ pub struct Limit {
     pub source: LimitSource,
     /// Where it was found: a cgroup's path or an address; empty where the source says it all.
     pub place: String,
-    /// No growth is faster, in bytes a second: 4 GB/s on one processor, twice that on several or where huge pages
-    /// are handed out unasked.
+    /// No growth is faster, in bytes a second: 4 GB/s on one processor with small pages, twice that on several, and twice that again where
+    /// there are huge pages.
     pub growth_max: u64,
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::spec::Probe;
+use super::status::ProbeStatus;
 use super::{Timestamp, event};
 
 /// While an instance starts, its readiness is asked after sooner than `every`: after 20 ms, then twice that, up to this.
@@ -29,7 +30,32 @@ pub(super) struct Prober {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Turn {
     Ask { at: Timestamp },
-    Answer { lost_at: Timestamp },
+    Answer { asked_at: Timestamp, lost_at: Timestamp },
+}
+
+/// What the answers of one probe came to, over all runs of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tally(Option<ProbeStatus>);
+
+impl Tally {
+    /// Before the first answer.
+    pub(super) const NONE: Self = Self(None);
+
+    /// Counts an answer that took so long.
+    pub(super) fn count(&mut self, passed: bool, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let tally = self.0.get_or_insert(ProbeStatus { successes: 0, failures: 0, last_passed: passed, last_took_us: 0, total_took_us: 0 });
+        let counter = if passed { &mut tally.successes } else { &mut tally.failures };
+        *counter = counter.saturating_add(1);
+        tally.last_passed = passed;
+        tally.last_took_us = took_us;
+        tally.total_took_us = tally.total_took_us.saturating_add(took_us);
+    }
+
+    /// `None` before the first answer.
+    pub(super) const fn status(&self) -> Option<ProbeStatus> {
+        self.0
+    }
 }
 
 /// What an answer changed.
@@ -63,7 +89,7 @@ impl Prober {
     pub(super) const fn deadline(&self) -> Timestamp {
         match self.turn {
             Turn::Ask { at } => at,
-            Turn::Answer { lost_at } => lost_at,
+            Turn::Answer { lost_at, .. } => lost_at,
         }
     }
 
@@ -72,7 +98,7 @@ impl Prober {
         match self.turn {
             Turn::Ask { at } if at <= now => {
                 self.number = self.number.wrapping_add(1);
-                self.turn = Turn::Answer { lost_at: now.after(probe.timeout.saturating_add(LOST_AFTER)) };
+                self.turn = Turn::Answer { asked_at: now, lost_at: now.after(probe.timeout.saturating_add(LOST_AFTER)) };
                 Some(self.number)
             }
             Turn::Ask { .. } | Turn::Answer { .. } => None,
@@ -82,7 +108,15 @@ impl Prober {
     /// Whether the open question's answer must be taken for lost.
     pub(super) fn lost(&self, now: Timestamp) -> Option<u32> {
         match self.turn {
-            Turn::Answer { lost_at } if lost_at <= now => Some(self.number),
+            Turn::Answer { lost_at, .. } if lost_at <= now => Some(self.number),
+            Turn::Ask { .. } | Turn::Answer { .. } => None,
+        }
+    }
+
+    /// When the open question was asked, if it has this number.
+    pub(super) fn asked_at(&self, number: u32) -> Option<Timestamp> {
+        match self.turn {
+            Turn::Answer { asked_at, .. } if number == self.number => Some(asked_at),
             Turn::Ask { .. } | Turn::Answer { .. } => None,
         }
     }
@@ -161,6 +195,24 @@ mod tests {
         assert_eq!(prober.ask(at(0), &probe), Some(1));
         assert_eq!(prober.lost(at(2_999)), None);
         assert_eq!(prober.lost(at(3_000)), Some(1));
+    }
+
+    #[test]
+    fn a_tally_counts_and_adds_up() {
+        let mut tally = Tally::NONE;
+        assert_eq!(tally.status(), None);
+        for (passed, took) in [(true, 2), (false, 30), (false, 5)] {
+            tally.count(passed, Duration::from_millis(took));
+        }
+        let expected = ProbeStatus { successes: 1, failures: 2, last_passed: false, last_took_us: 5_000, total_took_us: 37_000 };
+        assert_eq!(tally.status(), Some(expected));
+        let probe = probe();
+        let mut prober = Prober::steady(at(0));
+        assert_eq!(prober.asked_at(0), None);
+        assert_eq!(prober.ask(at(7), &probe), Some(1));
+        assert_eq!((prober.asked_at(1), prober.asked_at(2)), (Some(at(7)), None));
+        assert_eq!(prober.answer(at(9), 1, true, &probe), Verdict::Undecided);
+        assert_eq!(prober.asked_at(1), None, "an answer is counted once");
     }
 
     #[test]

@@ -259,15 +259,8 @@ pub struct Probe {
 /// What a probe does. Hosts are IP literals, `localhost` or names in /etc/hosts: there is no DNS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// GET answers with a status from 200 to 399 (as kubelet judges).
-    Http {
-        /// Where to connect.
-        host: String,
-        /// TCP port.
-        port: u16,
-        /// Path and query, beginning with `/`.
-        path: String,
-    },
+    /// An HTTP server answers as it should.
+    Http(HttpCheck),
     /// A connection is accepted.
     Tcp {
         /// Where to connect.
@@ -275,8 +268,154 @@ pub enum Check {
         /// TCP port.
         port: u16,
     },
+    /// A connection is accepted on a Unix socket: an absolute path, or `@name` for an abstract one.
+    Unix(String),
+    /// Redis answers PING, and not that it is busy with something else.
+    Redis(RedisCheck),
+    /// A FastCGI application such as php-fpm answers a request as it should.
+    FastCgi(FastCgiCheck),
     /// A command, run as the service would be, exits 0.
     Exec(Command),
+}
+
+impl Check {
+    /// The Unix socket it connects to, if it is one.
+    #[must_use]
+    pub const fn socket_mut(&mut self) -> Option<&mut String> {
+        let at = match self {
+            Self::Http(check) => &mut check.at,
+            Self::Redis(check) => &mut check.at,
+            Self::FastCgi(check) => &mut check.at,
+            Self::Unix(path) => return Some(path),
+            Self::Tcp { .. } | Self::Exec(_) => return None,
+        };
+        match at {
+            Address::Unix(path) => Some(path),
+            Address::Tcp { .. } => None,
+        }
+    }
+
+    /// The host it connects to; `None` for one that needs none.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        let at = match self {
+            Self::Http(check) => &check.at,
+            Self::Redis(check) => &check.at,
+            Self::FastCgi(check) => &check.at,
+            Self::Tcp { host, .. } => return Some(host),
+            Self::Unix(_) | Self::Exec(_) => return None,
+        };
+        match at {
+            Address::Tcp { host, .. } => Some(host),
+            Address::Unix(_) => None,
+        }
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A port.
+    Tcp {
+        /// An IP literal, `localhost` or a name in /etc/hosts.
+        host: String,
+        /// From 1.
+        port: u16,
+    },
+    /// A Unix socket: an absolute path, or `@name` for an abstract one.
+    Unix(String),
+}
+
+/// `127.0.0.1:80`, `[::1]:80`, `/run/app.sock`.
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => f.write_str(path),
+        }
+    }
+}
+
+/// A question to an HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// Where to connect.
+    pub at: Address,
+    /// Path and query, beginning with `/`.
+    pub path: String,
+    /// How to ask.
+    pub method: Method,
+    /// Statuses that pass.
+    pub status: Statuses,
+    /// Text that must be in the first 10 KiB of the body; empty: anything passes.
+    pub contains: String,
+    /// Fields of the request, in place of firstmate's own of the same name. Names are tokens, values hold no line ends.
+    pub headers: Vec<(String, String)>,
+}
+
+/// How an HTTP server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// With a body in the answer.
+    #[default]
+    Get,
+    /// Without one.
+    Head,
+}
+
+impl Method {
+    /// As the request says it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+        }
+    }
+}
+
+/// Statuses that pass: ranges with both ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statuses(pub Vec<(u16, u16)>);
+
+impl Statuses {
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn contain(&self, status: u16) -> bool {
+        self.0.iter().any(|&(from, to)| (from..=to).contains(&status))
+    }
+}
+
+/// 200 to 399, as kubelet judges.
+impl Default for Statuses {
+    fn default() -> Self {
+        Self(vec![(200, 399)])
+    }
+}
+
+/// A question to Redis, Valkey or whatever speaks their protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisCheck {
+    /// Where to connect.
+    pub at: Address,
+    /// The environment variable of the service that holds the password to log in with.
+    pub password_env: Option<String>,
+    /// Whose password it is; `None`: the default user's.
+    pub username: Option<String>,
+}
+
+/// A question to a FastCGI application.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FastCgiCheck {
+    /// Where to connect.
+    pub at: Address,
+    /// What is asked for, beginning with `/`: php-fpm's `ping.path`.
+    pub path: String,
+    /// Statuses that pass.
+    pub status: Statuses,
+    /// Text that must be in the first 10 KiB of the body: php-fpm's `ping.response`.
+    pub contains: String,
 }
 
 /// What is executed.

@@ -267,6 +267,27 @@ pub struct InstanceStatus {
     /// Its memory, as last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<InstanceMemory>,
+    /// The answers of its `ready` probe, over all runs; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_probe: Option<ProbeStatus>,
+    /// The same of its `live` probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live_probe: Option<ProbeStatus>,
+}
+
+/// What the answers of one probe came to. Counts never go down while firstmate runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// Answers that passed.
+    pub successes: u64,
+    /// Answers that did not, and questions without an answer.
+    pub failures: u64,
+    /// Whether the last one passed.
+    pub last_passed: bool,
+    /// From the last question to its answer, or to where it was cut off.
+    pub last_took_us: u64,
+    /// The same of all questions, added up.
+    pub total_took_us: u64,
 }
 
 /// Restarts by cause.

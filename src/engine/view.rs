@@ -127,6 +127,8 @@ impl Engine {
             why,
             last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
             memory: self.guard.instance_status(now, instance),
+            ready_probe: instance.ready_tally.status(),
+            live_probe: instance.live_tally.status(),
         }
     }
 

@@ -1,20 +1,35 @@
-//! The questions that need a socket: TCP connects and HTTP GETs, each a future that never blocks the loop.
+//! The questions that need a socket: connects, HTTP, Redis and FastCGI, each a future that never blocks the loop.
 //!
 //! Hosts are IP literals, `localhost` or names from /etc/hosts, which is read once at the start: getaddrinfo(3) would block the only
-//! thread, and in a static glibc program crash it. Failures are one short line, as `/readyz` shows it.
+//! thread, and in a static glibc program crash it. Failures are one short line, as `/readyz` shows it. A future that is dropped closes its
+//! socket, so a question that is cut off leaves nothing behind. What servers answer is bounded and not trusted.
 
+mod fastcgi;
+mod http;
+mod redis;
+
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-/// kubelet stops reading an answer there, too.
-const MAX_ANSWER: usize = 10 * 1024;
+use crate::engine::spec::{Address, FastCgiCheck, HttpCheck};
+
+pub use redis::Login;
+
+/// Of a body, this much is looked at: kubelet stops reading there, too.
+const MAX_BODY: usize = 10 * 1024;
+/// Of an answer with everything that frames it, this much is read.
+const MAX_ANSWER: usize = 64 * 1024;
 /// A status line that is longer is none.
 const MAX_STATUS_LINE: usize = 1024;
+/// Of what a server says, this much is shown.
+const QUOTED: usize = 200;
 /// More of /etc/hosts is not read.
 const MAX_HOSTS_FILE: u64 = 1024 * 1024;
 
@@ -69,20 +84,74 @@ impl Hosts {
     }
 }
 
+/// Where a question goes, all of it known: hosts are resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// To be tried one after the other.
+    Tcp {
+        /// At least one.
+        addresses: Vec<IpAddr>,
+        /// From 1.
+        port: u16,
+    },
+    /// An absolute path, or `@name`.
+    Unix(String),
+}
+
+impl Place {
+    /// Looks the host up.
+    ///
+    /// # Errors
+    /// One line for people when it is no address and no known name.
+    pub fn find(at: &Address, hosts: &Hosts) -> Result<Self, String> {
+        match at {
+            Address::Tcp { host, port } => Ok(Self::Tcp { addresses: hosts.resolve(host)?, port: *port }),
+            Address::Unix(path) => Ok(Self::Unix(path.clone())),
+        }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+        match self {
+            Self::Tcp { addresses, port } => Ok(Box::new(connect(addresses, *port).await?)),
+            Self::Unix(path) => Ok(Box::new(connect_unix(path).await?)),
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
 /// Whether a connection is accepted within `limit`.
 ///
 /// # Errors
 /// One line for people: `connect 127.0.0.1:6379: refused`.
-pub async fn tcp(addresses: &[IpAddr], port: u16, limit: Duration) -> Result<(), String> {
-    within(limit, connect(addresses, port)).await.map(drop)
+pub async fn connects(place: &Place, limit: Duration) -> Result<(), String> {
+    within(limit, place.connect()).await.map(drop)
 }
 
-/// Whether a GET is answered with a status from 200 to 399 within `limit`, as kubelet judges.
+/// Whether an HTTP server answers within `limit` as `check` wants it.
 ///
 /// # Errors
 /// One line for people: `GET /healthz: status 503`.
-pub async fn http(addresses: &[IpAddr], host: &str, port: u16, path: &str, limit: Duration) -> Result<(), String> {
-    within(limit, get(addresses, host, port, path)).await
+pub async fn http(place: &Place, check: &HttpCheck, limit: Duration) -> Result<(), String> {
+    within(limit, http::ask(place, check)).await
+}
+
+/// Whether Redis answers PING within `limit`, and not that it is busy with something else.
+///
+/// # Errors
+/// One line for people, mostly in Redis's own words: `PING: LOADING Redis is loading the dataset in memory`.
+pub async fn redis(place: &Place, login: Option<&Login>, limit: Duration) -> Result<(), String> {
+    within(limit, redis::ask(place, login)).await
+}
+
+/// Whether a FastCGI application answers within `limit` as `check` wants it.
+///
+/// # Errors
+/// One line for people: `FastCGI /ping: status 404: Primary script unknown`.
+pub async fn fastcgi(place: &Place, check: &FastCgiCheck, limit: Duration) -> Result<(), String> {
+    within(limit, fastcgi::ask(place, check)).await
 }
 
 async fn within<T>(limit: Duration, question: impl Future<Output = Result<T, String>>) -> Result<T, String> {
@@ -90,6 +159,82 @@ async fn within<T>(limit: Duration, question: impl Future<Output = Result<T, Str
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
+}
+
+/// Sends `request` and reads until `judge` has seen enough, or the answer is over. `judge` is given all of the answer so far and whether
+/// more will come.
+async fn exchange<T>(
+    place: &Place,
+    request: &[u8],
+    said: impl Fn(&str) -> String,
+    mut judge: impl FnMut(&[u8], More) -> Result<Option<T>, String>,
+) -> Result<T, String> {
+    let mut stream = place.connect().await?;
+    // A server that turns a visitor away may have hung up before it has read what was asked, and yet have said why.
+    let written = stream.write_all(request).await.map_err(|error| said(&format!("write: {}", reason(&error))));
+    let mut answer = Vec::with_capacity(512);
+    loop {
+        let more = match stream.read_buf(&mut answer).await {
+            Ok(0) => More::Closed,
+            Ok(_) if answer.len() >= MAX_ANSWER => More::Unread,
+            Ok(_) => More::Maybe,
+            // Whatever it said before is an answer all the same.
+            Err(_) if !answer.is_empty() => More::Closed,
+            Err(error) => return written.and_then(|()| Err(said(&format!("read: {}", reason(&error))))),
+        };
+        if let Some(verdict) = judge(&answer, more)? {
+            return Ok(verdict);
+        }
+        match more {
+            More::Maybe => {}
+            More::Closed if answer.is_empty() => {
+                return written.and_then(|()| Err(said("the connection was closed without an answer")));
+            }
+            More::Closed => return Err(said("the connection was closed before the answer was complete")),
+            More::Unread => return Err(said(&format!("the answer is longer than {} KiB", MAX_ANSWER / 1024))),
+        }
+    }
+}
+
+/// What is behind an answer as far as it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum More {
+    Maybe,
+    /// Nothing: the connection is closed.
+    Closed,
+    /// As much as firstmate is willing to read is read.
+    Unread,
+}
+
+/// Text of a stranger, as one short line.
+fn quoted(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTED).collect()
+}
+
+fn contains(body: &[u8], text: &str) -> bool {
+    text.is_empty() || body.windows(text.len()).any(|part| part == text.as_bytes())
+}
+
+async fn connect_unix(path: &str) -> Result<UnixStream, String> {
+    let mut bytes = path.as_bytes().to_vec();
+    if let Some(first) = bytes.first_mut().filter(|byte| **byte == b'@') {
+        // How the kernel writes an abstract name; see unix(7).
+        *first = 0;
+    }
+    UnixStream::connect(OsString::from_vec(bytes)).await.map_err(|error| {
+        let known = [
+            (io::ErrorKind::NotFound, "there is no such socket"),
+            (io::ErrorKind::PermissionDenied, "permission denied"),
+            // A full queue is told at once; see connect(2).
+            (io::ErrorKind::WouldBlock, "too many connections wait to be accepted"),
+        ];
+        let why = match known.iter().find(|(kind, _)| *kind == error.kind()) {
+            Some((_, words)) => (*words).to_owned(),
+            None => reason(&error),
+        };
+        format!("connect {path}: {why}")
+    })
 }
 
 pub(super) async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream, String> {
@@ -104,38 +249,6 @@ pub(super) async fn connect(addresses: &[IpAddr], port: u16) -> Result<TcpStream
         }
     }
     Err(first_failure.unwrap_or_else(|| "no address to connect to".to_owned()))
-}
-
-async fn get(addresses: &[IpAddr], host: &str, port: u16, path: &str) -> Result<(), String> {
-    let mut stream = connect(addresses, port).await?;
-    let said = |what: &str, error: &io::Error| format!("GET {path}: {what}: {}", reason(error));
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUser-Agent: firstmate/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
-        env!("CARGO_PKG_VERSION")
-    );
-    stream.write_all(request.as_bytes()).await.map_err(|error| said("write", &error))?;
-    let mut answer = Vec::with_capacity(512);
-    let mut verdict = None;
-    // The rest is read as well, so that the server does not see a reset and log one with every probe.
-    while answer.len() < MAX_ANSWER {
-        match stream.read_buf(&mut answer).await {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(_) if verdict.is_some() => break,
-            Err(error) => return Err(said("read", &error)),
-        }
-        if verdict.is_none() {
-            verdict = status_of(&answer)?;
-        }
-        if verdict.is_some() && answer.len() > MAX_STATUS_LINE {
-            break;
-        }
-    }
-    match verdict {
-        Some(200..=399) => Ok(()),
-        Some(status) => Err(format!("GET {path}: status {status}")),
-        None => Err(format!("GET {path}: the connection was closed without an answer")),
-    }
 }
 
 /// The status once its line is complete; see RFC 9112, section 4.

@@ -246,6 +246,8 @@ mod tests {
             why: Some("php\n-fpm\"".to_owned()),
             last_outcome: Some("exit 1".to_owned()),
             memory: None,
+            ready_probe: None,
+            live_probe: None,
         }
     }
 

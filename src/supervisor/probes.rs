@@ -1,7 +1,8 @@
-//! Probes that are under way: futures for TCP and HTTP, children for exec.
+//! Probes that are under way: futures for those that need a socket, children for exec.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
 use super::{Message, Owner, PROBE_LAUNCH, PROBE_STREAM, argv_of, start, token};
-use crate::engine::spec::{Check, Service};
+use crate::engine::spec::{Address, Check, RedisCheck, Service};
 use crate::engine::{Event, LaunchError, Outcome, ProbeKind, RunId};
 use crate::linux::output::Streams;
 use crate::linux::poll::{Interest, Poller};
-use crate::linux::probe::{self, Hosts};
+use crate::linux::probe::{self, Hosts, Login, Place};
 use crate::linux::spawn::{self, Environment, LaunchProgress, Stdio};
 use crate::linux::tree::Trees;
 
@@ -82,22 +83,46 @@ impl Probes {
         let limit = asked.timeout;
         let failed = |why: String| Some(Event::Probed { run, kind, number, result: Err(why) });
         match &asked.check {
-            Check::Tcp { host, port } => match self.hosts.resolve(host) {
-                Ok(addresses) => {
-                    let port = *port;
-                    self.task(run, kind, number, async move { probe::tcp(&addresses, port, limit).await });
-                    None
+            Check::Tcp { host, port } => {
+                let at = Address::Tcp { host: host.clone(), port: *port };
+                match Place::find(&at, &self.hosts) {
+                    Ok(place) => self.task(run, kind, number, async move { probe::connects(&place, limit).await }),
+                    Err(why) => return failed(why),
                 }
-                Err(why) => failed(why),
-            },
-            Check::Http { host, port, path } => match self.hosts.resolve(host) {
-                Ok(addresses) => {
-                    let (host, port, path) = (host.clone(), *port, path.clone());
-                    self.task(run, kind, number, async move { probe::http(&addresses, &host, port, &path, limit).await });
-                    None
+                None
+            }
+            Check::Unix(path) => {
+                let place = Place::Unix(path.clone());
+                self.task(run, kind, number, async move { probe::connects(&place, limit).await });
+                None
+            }
+            Check::Http(check) => {
+                match Place::find(&check.at, &self.hosts) {
+                    Ok(place) => {
+                        let check = check.clone();
+                        self.task(run, kind, number, async move { probe::http(&place, &check, limit).await });
+                    }
+                    Err(why) => return failed(why),
                 }
-                Err(why) => failed(why),
-            },
+                None
+            }
+            Check::Redis(check) => {
+                match Place::find(&check.at, &self.hosts).and_then(|place| Ok((place, login(check, environment)?))) {
+                    Ok((place, login)) => self.task(run, kind, number, async move { probe::redis(&place, login.as_ref(), limit).await }),
+                    Err(why) => return failed(why),
+                }
+                None
+            }
+            Check::FastCgi(check) => {
+                match Place::find(&check.at, &self.hosts) {
+                    Ok(place) => {
+                        let check = check.clone();
+                        self.task(run, kind, number, async move { probe::fastcgi(&place, &check, limit).await });
+                    }
+                    Err(why) => return failed(why),
+                }
+                None
+            }
             Check::Exec(command) => {
                 let spawned = match environment
                     .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj, None))
@@ -217,6 +242,16 @@ impl Probes {
             }),
         };
         Some(Event::Probed { run: child.run, kind: child.kind, number: child.number, result })
+    }
+}
+
+/// The password as the service itself is given it.
+fn login(check: &RedisCheck, environment: Result<&Environment, LaunchError>) -> Result<Option<Login>, String> {
+    let Some(variable) = &check.password_env else { return Ok(None) };
+    let environment = environment.map_err(|error| format!("cannot look up {variable}: {error}"))?;
+    match environment.get(variable) {
+        Some(password) => Ok(Some(Login { username: check.username.clone(), password: password.as_bytes().to_vec() })),
+        None => Err(format!("{variable} is not set for this service: its probe has no password to log in with")),
     }
 }
 

@@ -17,7 +17,7 @@ use super::probes::Probes;
 use super::verbs::{Counter, Desk};
 use super::{Options, SINK, STREAM, Supervisor, argv_of, token};
 use crate::config::{Http, Loaded};
-use crate::engine::spec::{Check, Probe};
+use crate::engine::spec::Probe;
 use crate::engine::{Engine, ServiceId, Spec, Timestamp};
 use crate::linux::output::Streams;
 use crate::linux::poll::Poller;
@@ -181,10 +181,7 @@ const fn plural(count: usize) -> &'static str {
 
 /// Whether any probe names a host that is not an address.
 fn needs_hosts(spec: &Spec) -> bool {
-    let named = |probe: &Probe| match &probe.check {
-        Check::Http { host, .. } | Check::Tcp { host, .. } => host.parse::<IpAddr>().is_err(),
-        Check::Exec(_) => false,
-    };
+    let named = |probe: &Probe| probe.check.host().is_some_and(|host| host.parse::<IpAddr>().is_err());
     spec.services.iter().any(|service| service.ready.iter().chain(&service.live).any(named))
 }
 

@@ -13,6 +13,7 @@ mod harness;
 mod incidents;
 mod launch;
 mod output;
+mod protocols;
 mod readiness;
 mod restart;
 mod signals;

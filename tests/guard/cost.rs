@@ -127,8 +127,8 @@ fn while_little_is_used_one_small_read_answers_for_all() {
     println!("{}", line(&cost, &calls, 4));
     assert!(calls.reads > 5, "the guard reads the counter: {calls:?}");
     assert!(!calls.opens.iter().any(|line| line.contains("smaps")), "{calls:?}");
-    // Ten a second is what the time to the limit asks for; whatever else happens is a few a second.
-    assert!(cost.wakes_per_second < 30.0, "{cost:?}");
+    // Some thirty a second is what the time to the limit asks for at 16 GB/s; whatever else happens is a few a second.
+    assert!(cost.wakes_per_second < 60.0, "{cost:?}");
     assert!(cost.grown_kib <= STILL_KIB, "{cost:?}");
 }
 
@@ -137,11 +137,19 @@ fn while_little_is_used_one_small_read_answers_for_all() {
 fn matrix_cost() {
     let stage = many();
     let pid = stage.pid();
-    let cost = measure(pid, Duration::from_secs(60));
+    // Whatever settles does so in the first minutes: then comes one in which nothing grows.
+    let mut grown = Vec::new();
+    let cost = loop {
+        let cost = measure(pid, Duration::from_secs(60));
+        grown.push(cost.grown_kib);
+        if cost.grown_kib == 0 || grown.len() == 4 {
+            break cost;
+        }
+    };
     let calls = watch(pid, Duration::from_secs(20));
     println!("{}", line(&cost, &calls, 60));
     assert!(cost.percent_of_a_core < 0.3, "{cost:?}");
-    assert_eq!(cost.grown_kib, 0, "{cost:?}");
+    assert!(cost.grown_kib == 0 && grown.iter().sum::<u64>() <= STILL_KIB, "{grown:?}, {cost:?}");
     assert!(!calls.opens.iter().any(|line| line.contains("smaps")), "{calls:?}");
 }
 

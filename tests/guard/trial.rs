@@ -171,8 +171,9 @@ impl Trial {
         }
         match self.rate {
             Rate::Flat => 0.0,
+            // Two bystanders have 1 % each, and firstmate has something too.
             #[expect(clippy::cast_precision_loss, reason = "a few thousand MiB")]
-            Rate::PerSecond(rate) => (74.0 - (3.0 + rate) / self.limit as f64 * 100.0).max(0.0),
+            Rate::PerSecond(rate) => (72.0 - (3.0 + rate) / self.limit as f64 * 100.0).max(0.0),
         }
     }
 

@@ -282,6 +282,14 @@ fn among_several_services_the_leaker_is_chosen() {
 }
 
 #[test]
+fn of_anything_beside_anything_only_what_leaks_is_chosen() {
+    let runs = random(Kind::Mixed, 60);
+    hold(&runs, "every invariant", unbroken);
+    hold(&runs, "no OOM kill", no_oom);
+    hold(&runs, "only what leaks", only_the_guilty);
+}
+
+#[test]
 fn starved_of_processor_time_it_is_in_time_all_the_same() {
     let clocks = [
         Clock::Busy { worst: 0.02, share: 0.5 },

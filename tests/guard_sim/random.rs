@@ -21,11 +21,13 @@ pub enum Kind {
     Plateau,
     /// A leaker among others.
     Several,
+    /// Anything beside anything, up to three of them leaking; below 72 % without those.
+    Mixed,
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] =
-        [Self::Leak, Self::Burst, Self::Snapshot, Self::Spikes, Self::Steady, Self::Sawtooth, Self::Plateau, Self::Several];
+    pub const ALL: [Self; 9] =
+        [Self::Leak, Self::Burst, Self::Snapshot, Self::Spikes, Self::Steady, Self::Sawtooth, Self::Plateau, Self::Several, Self::Mixed];
 }
 
 pub fn case(kind: Kind, seed: u64) -> Case {
@@ -111,5 +113,66 @@ pub fn case(kind: Kind, seed: u64) -> Case {
             case.with(java).with(beside)
         }
         Kind::Several => scenarios::among_others(seed),
+        Kind::Mixed => mixed(case, chance, unseen),
     }
+}
+
+const NAMES: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
+
+/// Two to six services, each of its own kind.
+fn mixed(case: Case, mut chance: Chance, unseen: f64) -> Case {
+    let count = 2 + chance.below(5) as usize;
+    let leakers = chance.below(4).min(count as u64) as usize;
+    // What the harmless hold at their highest, all together, and what the leakers begin with.
+    let weights: Vec<f64> = (0..count).map(|_| chance.between(0.3, 3.0)).collect();
+    let all: f64 = weights.iter().sum();
+    let budget = case.share(72.0) - unseen;
+    let mut case = Case { secs: 2_400.0, clock: Clock::Idle, ..case };
+    for (index, weight) in weights.iter().enumerate() {
+        let peak = budget * weight / all;
+        let program = Program::new(NAMES[index], peak * 0.1).obeys(Some(chance.scale(0.02, 2.0)));
+        // The leakers come first in the file or last.
+        let leaks = if chance.percent(50) { index < leakers } else { index + leakers >= count };
+        let program = if leaks {
+            let rate = chance.scale((case.limit / 1_500.0).max(0.1 * MB), 2_000.0 * MB);
+            let course = match chance.below(4) {
+                0 => Course::Steps { bytes: case.share(chance.scale(0.1, 1.0)), every: case.share(0.4) / rate },
+                1 => Course::Leak { rate, uneven: chance.between(0.2, 1.2) },
+                2 => Course::Accelerating { rate: rate / 20.0, doubles: chance.scale(5.0, 60.0) },
+                _ => Course::leak(rate),
+            };
+            program.leaks(Course::to(peak * 0.5, chance.scale(0.5, 20.0), Course::after(chance.scale(1.0, 600.0), course)))
+        } else {
+            match chance.below(5) {
+                0 => program.heap(Course::Saw {
+                    low: peak * chance.between(0.2, 0.8),
+                    high: peak,
+                    period: chance.scale(3.0, 600.0),
+                    noise: 0.1,
+                }),
+                1 => {
+                    let spikes = Course::Spikes { base: peak * 0.4, peak, ramp: 0.2, hold: 3.0, every: chance.scale(10.0, 200.0) };
+                    program.heap(Course::to(peak * 0.4, 1.0, spikes))
+                }
+                2 => {
+                    let size = peak / 1.6;
+                    let snapshots = Snapshots { every: chance.scale(30.0, 600.0), lasts: 15.0, writes: 0.5 * size / 18.0 };
+                    Program { snapshots: Some(snapshots), grows_meanwhile: false, ..program.heap(Course::to(size, 5.0, Course::Still)) }
+                }
+                3 => {
+                    let shared = peak * 0.3;
+                    let own = peak * 0.5;
+                    let worker = Course::to(own, chance.scale(1.0, 120.0), Course::Wobble { at: own, by: peak * 0.08, every: 4.0 });
+                    Program { workers: 4 + chance.below(20) as u32, shared, worker, ..program }
+                }
+                _ => program.heap(Course::to(
+                    peak * 0.95,
+                    chance.scale(0.2, 300.0),
+                    Course::Wobble { at: peak * 0.95, by: peak * 0.05, every: 5.0 },
+                )),
+            }
+        };
+        case = case.with(program);
+    }
+    case
 }

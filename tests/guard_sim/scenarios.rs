@@ -121,6 +121,11 @@ pub fn harmless(seed: u64) -> Vec<Case> {
             cases.push(case.with(Program::new("java", own).heap(saw)).with(Program::new("web", own * 0.5)));
         }
     }
+    for (low, high, period) in [(72.0, 78.0, 20.0), (70.5, 80.0, 120.0)] {
+        let case = Case::new(format!("hovers about the line, {low} to {high} % in {period} s"), seed, 512.0, hours);
+        let saw = Course::Saw { low: case.share(low) - 7.0 * MIB, high: case.share(high) - 7.0 * MIB, period, noise: 0.01 };
+        cases.push(case.with(Program::new("java", 40.0 * MIB).heap(saw)));
+    }
     for (name, writes, limit_mib) in [("idle", 0.0, 768.0), ("with writes", 6.0, 1_024.0)] {
         let case = Case::new(format!("BGSAVE of 544 MiB in {limit_mib} MiB, {name}"), seed, limit_mib, hours);
         cases.push(case.with(redis(544.0 * MIB, Snapshots { every: 60.0, lasts: 40.0, writes: writes * MB })));

@@ -221,6 +221,8 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
         why: None,
         last_outcome: None,
         memory: None,
+        ready_probe: None,
+        live_probe: None,
     }
 }
 

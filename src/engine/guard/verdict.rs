@@ -244,11 +244,24 @@ impl Guard {
         })
     }
 
-    /// The one that has grown most of late, or else over a longer time, if that is worth a restart.
-    fn grown_most(&self, lines: &Lines, need: u64, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
+    /// The one that grows now, if that is worth anything.
+    fn grows_now(&self, lines: &Lines, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
         let worth = part(lines.limit, WORTH_GROWN);
-        let lately = self.candidates(instances, snapshots_too, true).into_iter().find(|one| one.grown >= worth);
-        lately.or_else(|| self.candidates(instances, snapshots_too, false).into_iter().find(|one| one.grown >= worth.min(need.max(1))))
+        self.candidates(instances, snapshots_too, true).into_iter().find(|one| one.grown >= worth)
+    }
+
+    /// The one that has grown most, over the time in which the container has grown by what a restart must bring back.
+    fn has_grown(&self, worth: u64, snapshots_too: bool, instances: &[Instance], still: impl Fn(&Track) -> bool) -> Option<Candidate> {
+        let mut candidates = self.candidates(instances, snapshots_too, false).into_iter();
+        candidates.find(|one| one.grown >= worth && self.tracks.get(one.index).is_some_and(&still))
+    }
+
+    /// With a moment left: the one that has grown most and goes on growing, since that gives back most, whoever makes the last step.
+    fn grown_most(&self, now: Timestamp, lines: &Lines, need: u64, instances: &[Instance]) -> Option<Candidate> {
+        let worth = part(lines.limit, WORTH_GROWN);
+        self.has_grown(worth, false, instances, |track| !is_flat(now, track))
+            .or_else(|| self.grows_now(lines, false, instances))
+            .or_else(|| self.has_grown(worth.min(need.max(1)), false, instances, |_| true))
     }
 
     /// The largest, if it is large enough for a restart to help whether or not it has grown.
@@ -294,8 +307,8 @@ impl Guard {
         }
         let need = self.hard.saturating_sub(lines.rearm);
         let chosen = match rule {
-            Rule::Forecast => self.grown_most(lines, need, false, instances),
-            Rule::Hard => self.grown_most(lines, need, false, instances).or_else(|| self.largest(lines, need, false, instances)),
+            Rule::Forecast => self.grown_most(now, lines, need, instances),
+            Rule::Hard => self.grown_most(now, lines, need, instances).or_else(|| self.largest(lines, need, false, instances)),
             Rule::Held | Rule::Emergency | Rule::Own => self.would_help(lines, need, instances),
         };
         let Some(best) = chosen else {
@@ -434,7 +447,10 @@ impl Guard {
                     .is_some_and(|track| track.share.is_some_and(|share| self.line_of(track).is_some_and(|line| share.low >= line)))
             })
         } else {
-            self.grown_most(lines, need, true, instances).or_else(|| self.largest(lines, need, true, instances))
+            let worth = part(lines.limit, WORTH_GROWN).min(need.max(1));
+            self.grows_now(lines, true, instances)
+                .or_else(|| self.has_grown(worth, true, instances, |_| true))
+                .or_else(|| self.largest(lines, need, true, instances))
         };
         let Some(best) = chosen else {
             self.tell_helpless(now, lines, need, instances, out);
