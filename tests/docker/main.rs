@@ -15,7 +15,12 @@ mod dockerfiles;
 mod health;
 mod limit;
 mod modes;
+mod platform;
 mod processes;
 mod rounds;
 mod stack;
 mod stop;
+
+#[allow(dead_code, reason = "shared with the tests of the platform files, which use more of it")]
+#[path = "../platform/tools.rs"]
+mod tools;
