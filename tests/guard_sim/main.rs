@@ -220,7 +220,7 @@ fn the_status_says_beyond_help_above_the_hard_line_alone() {
         let cases = (0..traces(3)).map(|seed| {
             let case = scenarios::dead_tmpfs_of(seed, percent);
             let never = ServiceMemory { victim: Victim::Never, ..ServiceMemory::default() };
-            let programs = case.programs.iter().cloned().map(|program| Program { memory: never.clone(), ..program });
+            let programs = case.programs.iter().cloned().map(|program| Program { memory: never, ..program });
             Case { programs: programs.collect(), ..case }
         });
         play_all(cases.collect())
