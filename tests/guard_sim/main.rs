@@ -213,6 +213,37 @@ fn tmpfs_of_a_dead_process_is_named_once_and_nobody_is_blamed() {
     });
 }
 
+/// Between the line and the limit, whenever it was filled: ending the small ones beside it gives nothing back that lasts.
+#[test]
+fn what_no_restart_gives_back_is_no_reason_for_one_at_the_hard_line_either() {
+    let mut cases = Vec::new();
+    for percent in [78.0, 81.0, 82.5, 84.5] {
+        for after in [0.0, 0.5, 5.0, 30.0, 300.0] {
+            let filled = |seed| Case { secs: 600.0, ..scenarios::dead_tmpfs_from(seed, percent, after) };
+            cases.extend((0..traces(2)).map(filled));
+        }
+    }
+    let runs = play_all(cases);
+    hold(&runs, "every invariant", unbroken);
+    hold(&runs, "below the emergency line", |_, report| report.peak < 95.0);
+    hold(&runs, "no act", no_act);
+    hold(&runs, "one message that names it", |_, report| {
+        report.helpless.len() == 1 && matches!(&report.helpless[0].1, Helpless::Tmpfs { .. })
+    });
+    // What leaks beside it is still ended, again and again.
+    let cases = (0..traces(6)).flat_map(|seed| {
+        [0.5, 20.0, 400.0].map(|rate| {
+            let leaker = Program::new("leaker", 3.0 * MIB).leaks(Course::after(60.0, Course::leak(rate * MB)));
+            Case { secs: 600.0, ..scenarios::dead_tmpfs_from(seed, 80.0, 30.0).with(leaker) }
+        })
+    });
+    let runs = play_all(cases.collect());
+    hold(&runs, "every invariant", unbroken);
+    hold(&runs, "no OOM kill", no_oom);
+    hold(&runs, "only the leaker", only_the_guilty);
+    hold(&runs, "and it is", |_, report| report.acts_on(Nature::Leaks) > 1);
+}
+
 #[test]
 fn the_status_says_beyond_help_above_the_hard_line_alone() {
     // With what the services hold, which may not be restarted, it is a tenth more: once between the line and the hard line, once above that.

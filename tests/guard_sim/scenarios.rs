@@ -158,8 +158,14 @@ pub fn dead_tmpfs(seed: u64) -> Case {
 
 /// So much of the limit is in a tmpfs whose writer is gone.
 pub fn dead_tmpfs_of(seed: u64, percent: f64) -> Case {
-    let case = Case::new("tmpfs filled by a process that is gone", seed, 256.0, 3_600.0);
-    let dead_tmpfs = (0.0, Course::after(30.0, Course::to(case.share(percent), 5.0, Course::Still)));
+    dead_tmpfs_from(seed, percent, 30.0)
+}
+
+/// The same, filled within 5 s from then on; from 0, it was full before the services began.
+pub fn dead_tmpfs_from(seed: u64, percent: f64, after: f64) -> Case {
+    let case = Case::new(format!("tmpfs filled to {percent} % after {after} s by a process that is gone"), seed, 256.0, 3_600.0);
+    let size = case.share(percent);
+    let dead_tmpfs = if after > 0.0 { (0.0, Course::after(after, Course::to(size, 5.0, Course::Still))) } else { (size, Course::Still) };
     Case { dead_tmpfs, ..case }.with(Program::new("web", 12.0 * MIB)).with(Program::new("worker", 8.0 * MIB))
 }
 

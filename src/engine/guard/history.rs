@@ -114,6 +114,11 @@ impl History {
         self.begun.is_none().then(|| self.born.after(BEGUN_AFTER))
     }
 
+    /// Whether it is known what it held when it had begun.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.begun.is_some()
+    }
+
     /// The largest it had been when it had begun, or usually is.
     pub(super) fn begun(&self) -> u64 {
         self.begun.unwrap_or_default().max(self.usual)

@@ -250,7 +250,8 @@ pub(super) struct Guard {
     measuring_until: Option<Timestamp>,
     told_near: Option<Timestamp>,
     told_helpless: bool,
-    helpless_again: Option<Timestamp>,
+    /// Nobody could be chosen: it is tried again then, or when there is more than this.
+    helpless_until: Option<(Timestamp, u64)>,
     acts: GuardActs,
     oom_kills: u64,
     /// When a run last ended, for whatever reason: what came back then did not come back by itself.
@@ -290,7 +291,7 @@ impl Guard {
             measuring_until: None,
             told_near: None,
             told_helpless: false,
-            helpless_again: None,
+            helpless_until: None,
             acts: GuardActs::default(),
             oom_kills: 0,
             ended_at: None,

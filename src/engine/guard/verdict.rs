@@ -244,24 +244,35 @@ impl Guard {
         })
     }
 
-    /// The one that grows now, if that is worth anything.
-    fn grows_now(&self, lines: &Lines, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
+    /// The one that grows now, if that is worth anything. Nobody does where all that can be said is that they are there.
+    fn grows_now(&self, lines: &Lines, snapshots_too: bool, instances: &[Instance], may_be: impl Fn(&Track) -> bool) -> Option<Candidate> {
+        if self.window(true) == WHOLE {
+            return None;
+        }
         let worth = part(lines.limit, WORTH_GROWN);
-        self.candidates(instances, snapshots_too, true).into_iter().find(|one| one.grown >= worth)
+        let mut candidates = self.candidates(instances, snapshots_too, true).into_iter();
+        candidates.find(|one| one.grown >= worth && self.tracks.get(one.index).is_some_and(&may_be))
     }
 
-    /// The one that has grown most, over the time in which the container has grown by what a restart must bring back.
-    fn has_grown(&self, worth: u64, snapshots_too: bool, instances: &[Instance], still: impl Fn(&Track) -> bool) -> Option<Candidate> {
+    /// The one that has grown most, over the time in which the container has grown by what a restart must bring back; nobody where no
+    /// time is long enough.
+    fn has_grown(&self, worth: u64, snapshots_too: bool, instances: &[Instance], may_be: impl Fn(&Track) -> bool) -> Option<Candidate> {
+        if self.window(false) == WHOLE {
+            return None;
+        }
         let mut candidates = self.candidates(instances, snapshots_too, false).into_iter();
-        candidates.find(|one| one.grown >= worth && self.tracks.get(one.index).is_some_and(&still))
+        candidates.find(|one| one.grown >= worth && self.tracks.get(one.index).is_some_and(&may_be))
     }
 
     /// With a moment left: the one that has grown most and goes on growing, since that gives back most, whoever makes the last step.
+    ///
+    /// One that has only just begun holds what it will hold after a restart, too, as far as anybody knows: it must be enough by itself.
     fn grown_most(&self, now: Timestamp, lines: &Lines, need: u64, instances: &[Instance]) -> Option<Candidate> {
         let worth = part(lines.limit, WORTH_GROWN);
-        self.has_grown(worth, false, instances, |track| !is_flat(now, track))
-            .or_else(|| self.grows_now(lines, false, instances))
-            .or_else(|| self.has_grown(worth.min(need.max(1)), false, instances, |_| true))
+        let helps = |track: &Track| track.history.has_begun() || track.share.is_some_and(|share| share.estimate >= need);
+        self.has_grown(worth, false, instances, |track| helps(track) && !is_flat(now, track))
+            .or_else(|| self.grows_now(lines, false, instances, helps))
+            .or_else(|| self.has_grown(worth.min(need.max(1)), false, instances, helps))
     }
 
     /// The largest, if it is large enough for a restart to help whether or not it has grown.
@@ -299,7 +310,7 @@ impl Guard {
         instances: &[Instance],
         out: &mut Vec<Action>,
     ) -> Option<Decision> {
-        if self.helpless_again.is_some_and(|again| now < again) {
+        if self.helpless_until.is_some_and(|(again, more)| now < again && self.hard < more) {
             return None;
         }
         if !self.is_fresh(now, FRESH, out) {
@@ -314,7 +325,7 @@ impl Guard {
         let Some(best) = chosen else {
             self.tell_helpless(now, lines, need, instances, out);
             if rule != Rule::Held {
-                self.helpless_again = Some(now.after(LOOK_AGAIN_SOON));
+                self.look_for_more_until(now.after(LOOK_AGAIN_SOON), lines);
             }
             return None;
         };
@@ -404,7 +415,7 @@ impl Guard {
 
     fn tell_helpless(&mut self, now: Timestamp, lines: &Lines, need: u64, instances: &[Instance], out: &mut Vec<Action>) {
         // Asked again in a while: somebody may have grown by then.
-        self.helpless_again = Some(now.after(LOOK_AGAIN));
+        self.look_for_more_until(now.after(LOOK_AGAIN), lines);
         if self.told_helpless {
             return;
         }
@@ -432,6 +443,10 @@ impl Guard {
         out.push(told(MemoryNotice::Helpless { why, hard: self.hard, limit: lines.limit, shares }));
     }
 
+    fn look_for_more_until(&mut self, again: Timestamp, lines: &Lines) {
+        self.helpless_until = Some((again, self.hard.saturating_add(part(lines.limit, CHANGED))));
+    }
+
     /// SIGKILL to the one that would help most.
     fn emergency(&mut self, now: Timestamp, lines: &Lines, instances: &[Instance], out: &mut Vec<Action>) -> Option<Decision> {
         if !self.is_fresh(now, FRESH_ENOUGH, out) {
@@ -448,11 +463,16 @@ impl Guard {
             })
         } else {
             let worth = part(lines.limit, WORTH_GROWN).min(need.max(1));
-            self.grows_now(lines, true, instances)
+            self.grows_now(lines, true, instances, |_| true)
                 .or_else(|| self.has_grown(worth, true, instances, |_| true))
                 .or_else(|| self.largest(lines, need, true, instances))
         };
         let Some(best) = chosen else {
+            // Who grew all of it may not be in that picture.
+            let came_since = self.changed_from.is_some_and(|from| self.hard.saturating_sub(from) >= part(lines.limit, CHANGED));
+            if came_since && self.account_asked.is_none() {
+                self.ask_account(now, out);
+            }
             self.tell_helpless(now, lines, need, instances, out);
             return None;
         };
