@@ -275,6 +275,18 @@ impl Guard {
             .or_else(|| self.has_grown(worth.min(need.max(1)), false, instances, helps))
     }
 
+    /// The largest of those that grow, though it has held as much before: what was taken for a plateau may have been a leak all the same.
+    fn large_and_growing(&self, now: Timestamp, lines: &Lines, instances: &[Instance]) -> Option<Candidate> {
+        let worth = part(lines.limit, WORTH);
+        let grows = |track: &Track| now.since(track.history.back(AGES.len()).at) >= FLAT_FOR * 2 && !is_flat(now, track);
+        let candidates = self.candidates(instances, true, false).into_iter();
+        candidates
+            .filter(|one| one.estimate >= worth && self.tracks.get(one.index).is_some_and(grows))
+            .max_by_key(|one| (!one.last, one.estimate))
+            // What a snapshot makes grow passes, and is nobody else's fault.
+            .filter(|one| self.tracks.get(one.index).is_some_and(|track| !track.snapshot))
+    }
+
     /// The largest, if it is large enough for a restart to help whether or not it has grown.
     fn largest(&self, lines: &Lines, need: u64, snapshots_too: bool, instances: &[Instance]) -> Option<Candidate> {
         let enough = part(lines.limit, WORTH).max(need);
@@ -319,7 +331,10 @@ impl Guard {
         let need = self.hard.saturating_sub(lines.rearm);
         let chosen = match rule {
             Rule::Forecast => self.grown_most(now, lines, need, instances),
-            Rule::Hard => self.grown_most(now, lines, need, instances).or_else(|| self.largest(lines, need, false, instances)),
+            Rule::Hard => self
+                .grown_most(now, lines, need, instances)
+                .or_else(|| self.large_and_growing(now, lines, instances))
+                .or_else(|| self.largest(lines, need, false, instances)),
             Rule::Held | Rule::Emergency | Rule::Own => self.would_help(lines, need, instances),
         };
         let Some(best) = chosen else {
