@@ -31,7 +31,12 @@ pub struct Engine {
     /// Every service after those it depends on.
     dependencies_first: Vec<ServiceId>,
     pub(super) began: Timestamp,
+    /// Until then nothing but the guard has anything to do by itself.
+    idle_until: Timestamp,
 }
+
+/// Nothing is ever due.
+const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 /// A service with its place among the others.
 #[derive(Debug, Clone)]
@@ -117,6 +122,7 @@ impl Engine {
             rng: Rng::new(seed),
             dependencies_first,
             began: now,
+            idle_until: Timestamp::ZERO,
         }
     }
 
@@ -162,6 +168,14 @@ impl Engine {
     /// When `step` must be called again at the latest; `None`: only an event can change anything.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return None;
+        }
+        earlier((self.idle_until != NEVER).then_some(self.idle_until), self.guard.deadline())
+    }
+
+    /// When something other than the guard's next look is due.
+    fn due(&self) -> Timestamp {
         let own = match self.phase {
             Phase::Serving => None,
             Phase::Draining { until, .. } => Some(until),
@@ -169,9 +183,9 @@ impl Engine {
                 let killed = self.instances.iter().all(|instance| !self.may_still_be_killed(instance));
                 Some(if killed { deadline } else { kill_all_at })
             }
-            Phase::Ended { .. } => return None,
+            Phase::Ended { .. } => return NEVER,
         };
-        self.instances.iter().map(Instance::deadline).fold(earlier(own, self.guard.deadline()), earlier)
+        self.instances.iter().map(Instance::deadline).fold(own, earlier).unwrap_or(NEVER)
     }
 
     fn may_still_be_killed(&self, instance: &Instance) -> bool {
@@ -189,14 +203,25 @@ impl Engine {
         if matches!(self.phase, Phase::Ended { .. }) {
             return;
         }
-        let witness = self.witness(now, &event);
         let before = out.len();
+        // Between two things that happen there are thousands of looks at memory: they cost what they cost, and not a walk over all instances.
+        let idle = now < self.idle_until && !self.guard.holds_back();
+        if idle && matches!(event, Event::Tick) {
+            self.guard.tick(now, out);
+            return;
+        }
+        let looked = matches!(event, Event::Memory(MemoryEvent::Read(_)));
+        let witness = self.witness(now, &event);
         let consequence = self.take(now, event, out);
+        if idle && looked && out.len() == before {
+            return;
+        }
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
         self.tick(now, out);
         self.reconcile(now, out);
         self.record(now, witness, out.get(before..).unwrap_or_default());
+        self.idle_until = self.due();
     }
 
     /// News of memory, and what the guard makes of it.
@@ -712,6 +737,9 @@ impl Engine {
     ///
     /// The broken invariant, in words.
     pub fn check_invariants(&self, now: Timestamp) -> Result<(), String> {
+        if self.idle_until != self.due() && self.idle_until != Timestamp::ZERO {
+            return Err(format!("something is due at {:?}, and it says {:?}", self.due(), self.idle_until));
+        }
         for instance in &self.instances {
             let name = format!("{:?}", instance.id);
             if instance.life().is_some_and(|life| life.run != instance.runs) {

@@ -246,6 +246,8 @@ pub(super) struct Guard {
     shares: Vec<Option<Share>>,
     tracks: Vec<Track>,
     acting: Option<Acting>,
+    /// A replacement may be waiting for memory.
+    gated: bool,
     /// A decision waits for measurements until then.
     measuring_until: Option<Timestamp>,
     told_near: Option<Timestamp>,
@@ -288,6 +290,7 @@ impl Guard {
             shares: Vec::new(),
             tracks,
             acting: None,
+            gated: false,
             measuring_until: None,
             told_near: None,
             told_helpless: false,
@@ -649,6 +652,9 @@ impl Guard {
 
     /// A replacement whose memory is there need not wait any longer. Returns whether one still does.
     fn release_gates(&mut self, now: Timestamp) -> bool {
+        if !self.gated {
+            return false;
+        }
         let line = self
             .lines
             .map_or_else(|| self.limit.as_ref().map_or(u64::MAX, |limit| part(limit.bytes, GATE_UNGUARDED)), |lines| lines.restart);
@@ -660,6 +666,7 @@ impl Guard {
             }
             waits |= gate.until > now;
         }
+        self.gated = self.tracks.iter().any(|track| track.gate.is_some());
         waits
     }
 
@@ -689,6 +696,7 @@ impl Guard {
         let index = self.index_of(run)?;
         let track = self.tracks.get_mut(index)?;
         track.gate = Some(Gate { not_before: due, until });
+        self.gated = true;
         Some(until)
     }
 
@@ -711,6 +719,11 @@ impl Guard {
             track.above = None;
         }
         true
+    }
+
+    /// Whether a look may let a replacement start.
+    pub(super) const fn holds_back(&self) -> bool {
+        self.gated
     }
 
     /// Until when this instance's replacement is held back; taken when it is over.
