@@ -31,6 +31,7 @@ use crate::engine::{
 };
 use crate::linux::alarm::Alarm;
 use crate::linux::memory::ecs::EcsLimit;
+use crate::linux::memory::sentinel::Grown;
 use crate::linux::output::{Streams, class_of};
 use crate::linux::poll::{Interest, Poller, Ready};
 use crate::linux::reap::Reaper;
@@ -132,6 +133,8 @@ enum Message {
     Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
     Memory(MemoryEvent),
+    /// It is calm no longer.
+    Grown(Grown),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
 }
@@ -202,6 +205,7 @@ impl Supervisor {
         self.reap(&mut reaper);
         while self.exit.is_none() {
             self.output.flush();
+            self.mind_the_sentinel();
             self.set_alarm(&alarm);
             tokio::select! {
                 polled = self.poller.ready(&mut ready) => {
@@ -304,6 +308,7 @@ impl Supervisor {
                 let _ = reply.send(self.measure());
             }
             Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
+            Message::Grown(grown) => self.grown(grown),
             Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Asked(asked) => {
                 let now = self.now();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Timestamp;
 use super::event::RunId;
 use super::status::{LimitSource, MemoryMethod};
 
@@ -48,6 +49,27 @@ pub struct Parts {
     pub unreclaimable: u64,
     /// Swapped out.
     pub swap: u64,
+}
+
+/// Nothing is near any line and nothing grows: looks may be left to somebody who decides nothing, and says when this is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Calm {
+    /// The container is to be looked at this often.
+    pub every: Duration,
+    /// It is over when a look shows more than so many bytes of hard memory, or fails,
+    pub above: u64,
+    /// or less than so many: what comes back from below is growth, too.
+    pub below: u64,
+    /// An upper bound tells as much about `above` as hard memory itself, and nothing about `below`: the latter is read this often.
+    pub exact_every: Duration,
+}
+
+impl Calm {
+    /// Whether a look that shows this changes nothing.
+    #[must_use]
+    pub const fn is_still(&self, reading: &Reading) -> bool {
+        self.below <= reading.hard && reading.hard <= self.above
+    }
 }
 
 /// Every run's processes, as far as they can be seen without privilege and without waiting.
@@ -120,6 +142,13 @@ pub enum MemoryEvent {
     Limit(Option<Limit>),
     /// The answer to `MemoryAction::Read`; `None` when it could not be read.
     Read(Option<Reading>),
+    /// It is calm no longer ([`Calm`]): what the look shows that saw it, and when the last one before it was.
+    Grew {
+        /// The look before: nothing had grown by then.
+        calm_until: Timestamp,
+        /// This one; `None` when it failed.
+        reading: Option<Reading>,
+    },
     /// The answer to `MemoryAction::Account`.
     Accounted(Box<Accounts>),
     /// The answer to `MemoryAction::Measure`, for each run of it; `None` when the kernel refused, or the budget was spent.

@@ -8,7 +8,7 @@ use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, 
 use super::guard::{Decision, Guard, May};
 use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
-use super::memory::MemoryEvent;
+use super::memory::{Calm, MemoryEvent};
 use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, Spec, Victim};
 use super::{Outcome, Timestamp};
 
@@ -172,6 +172,24 @@ impl Engine {
             return None;
         }
         earlier((self.idle_until != NEVER).then_some(self.idle_until), self.guard.deadline())
+    }
+
+    /// Whether looks at memory may be left to somebody who decides nothing: [`Self::watched`] says that they are, and
+    /// [`MemoryEvent::Grew`](super::memory::MemoryEvent::Grew) that it is over.
+    #[must_use]
+    pub fn calm(&self, now: Timestamp) -> Option<Calm> {
+        self.guard.calm(now)
+    }
+
+    /// Somebody else looks at memory from now on, as the last [`Self::calm`] told.
+    pub fn watched(&mut self, now: Timestamp) {
+        self.guard.watched(now);
+    }
+
+    /// Whether somebody else still has to.
+    #[must_use]
+    pub const fn is_watched(&self) -> bool {
+        self.guard.is_watched()
     }
 
     /// When something other than the guard's next look is due.

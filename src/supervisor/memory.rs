@@ -16,6 +16,7 @@ use crate::linux::memory::delegated::{Cgroups, Refusal};
 use crate::linux::memory::ecs::{self, EcsLimit, Metadata};
 use crate::linux::memory::limit::{Files, UsageOf, Watch};
 use crate::linux::memory::pss::{Job, Meter};
+use crate::linux::memory::sentinel::{Grown, Sentinel};
 use crate::linux::memory::steer::Steering;
 use crate::linux::memory::tmpfs;
 use crate::linux::memory::toll::{self, Toll, Unexplained};
@@ -32,6 +33,16 @@ const ECS_AGAIN: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(5)
 /// A process that holds this part of the limit is large enough for its forked child to be worth a thought.
 const LARGE_PART: u64 = 10;
 
+/// The thread that looks while nothing is near.
+enum Post {
+    /// Not started yet.
+    Empty,
+    /// With how often its counters had been opened here when it got its own.
+    Manned(Sentinel, u32),
+    /// It could not be started: the loop looks itself.
+    Given,
+}
+
 /// What the guard reads with.
 pub(super) struct Memory {
     watch: Watch,
@@ -41,6 +52,8 @@ pub(super) struct Memory {
     accountant: Accountant,
     meter: Meter,
     steering: Steering,
+    sentinel: Post,
+    messages: UnboundedSender<Message>,
     /// Where each run has a cgroup of its own.
     cgroups: Option<Cgroups>,
 }
@@ -54,17 +67,56 @@ impl Memory {
         let accountant = Accountant::new();
         let cgroups = if spec.cgroups { take_over(&files, &mut watch, output) } else { None };
         let toll = Toll::new(watch.counters().oom_kills());
-        let messages = messages.clone();
+        let loop_of = messages.clone();
         let meter = Meter::new(move |measured| {
             // Nobody listens any more once the loop has ended.
-            let _ = messages.send(Message::Memory(measured));
+            let _ = loop_of.send(Message::Memory(measured));
         });
-        Self { watch, toll, check_at: Timestamp::ZERO, files, accountant, meter, steering: Steering::default(), cgroups }
+        let messages = messages.clone();
+        Self {
+            watch,
+            toll,
+            check_at: Timestamp::ZERO,
+            files,
+            accountant,
+            meter,
+            steering: Steering::default(),
+            sentinel: Post::Empty,
+            messages,
+            cgroups,
+        }
     }
 
     /// The cgroup of a run about to be started, to be entered by it.
     pub(super) fn create_cgroup(&mut self, run: RunId, name: &str) -> Option<Result<OwnedFd, Refusal>> {
         self.cgroups.as_mut().map(|cgroups| cgroups.create(run, name))
+    }
+
+    /// The sentinel, if there is one, with the counters that are read here.
+    fn sentinel(&mut self, output: &mut Output) -> Option<&mut Sentinel> {
+        if matches!(self.sentinel, Post::Empty) {
+            let messages = self.messages.clone();
+            let report = move |grown| {
+                // Nobody listens any more once the loop has ended.
+                let _ = messages.send(Message::Grown(grown));
+            };
+            self.sentinel = match Sentinel::new(self.watch.more_counters(), report) {
+                Ok(sentinel) => Post::Manned(sentinel, self.watch.opened()),
+                Err(error) => {
+                    let text = format!("cannot start a thread to watch memory, so the loop does it at a higher price: {error}");
+                    output.say(Level::Warn, &text);
+                    Post::Given
+                }
+            };
+        }
+        let Post::Manned(sentinel, opened) = &mut self.sentinel else { return None };
+        if *opened != self.watch.opened() {
+            if !sentinel.read_from(self.watch.more_counters()) {
+                return None;
+            }
+            *opened = self.watch.opened();
+        }
+        Some(sentinel)
     }
 
     /// The run's program is running. Returns whether it is where it should be: in its cgroup, if it has one.
@@ -155,6 +207,36 @@ impl Supervisor {
 
     fn tell_limit(&mut self) {
         self.events.push_back(Event::Memory(MemoryEvent::Limit(self.memory.watch.limit().cloned())));
+    }
+
+    /// Leaves the looks to the sentinel while the engine says that all is calm, and takes them back when it does not.
+    pub(super) fn mind_the_sentinel(&mut self) {
+        let now = self.now();
+        let mut engine = self.engine.borrow_mut();
+        if matches!(&self.memory.sentinel, Post::Manned(_, opened) if *opened != self.memory.watch.opened()) {
+            // What it reads is not what counts any more.
+            self.memory.sentinel(&mut self.output);
+        }
+        if engine.is_watched() {
+            return;
+        }
+        if let Some(calm) = engine.calm(now) {
+            if self.memory.sentinel(&mut self.output).is_some_and(|sentinel| sentinel.watch(calm)) {
+                engine.watched(now);
+            }
+        } else if let Post::Manned(sentinel, _) = &mut self.memory.sentinel {
+            sentinel.rest();
+        }
+    }
+
+    /// The sentinel has seen something.
+    pub(super) fn grown(&mut self, grown: Grown) {
+        if let Post::Manned(sentinel, _) = &mut self.memory.sentinel {
+            sentinel.has_reported();
+        }
+        let calm_until = grown.calm_until.saturating_duration_since(self.origin).as_nanos();
+        let calm_until = Timestamp::from_nanos(u64::try_from(calm_until).unwrap_or(u64::MAX));
+        self.events.push_back(Event::Memory(MemoryEvent::Grew { calm_until, reading: grown.reading }));
     }
 
     /// Every few seconds: whether the limit has changed, and whether the OOM killer has killed somebody nobody told about.

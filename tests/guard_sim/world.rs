@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
 
 use firstmate::engine::memory::{
-    Accounts, Acted, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
+    Accounts, Acted, Calm, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
 };
 use firstmate::engine::status::{LimitSource, MemoryMethod};
 use firstmate::engine::{Action, Engine, Event, Notice, Outcome, RunId, Signal, Timestamp};
@@ -194,6 +194,8 @@ pub struct World<'a> {
     cache: Line,
     pids: u32,
     armed: Option<(Timestamp, u64)>,
+    /// Looks that are left to the other thread.
+    watch: Option<Glances>,
     spins: u32,
     /// The container is gone.
     lost: bool,
@@ -203,6 +205,18 @@ pub struct World<'a> {
     queue: VecDeque<Event>,
     looks: u32,
     book: Option<Book>,
+}
+
+/// Who looks while all is calm.
+#[derive(Debug, Clone, Copy)]
+struct Glances {
+    calm: Calm,
+    /// When the next one reads all.
+    exact_at: u64,
+    /// When the last one was.
+    calm_until: u64,
+    /// When the next one is.
+    at: u64,
 }
 
 /// All of it, until the first of the lines turns.
@@ -264,6 +278,7 @@ impl<'a> World<'a> {
             cache: start(&case.cache),
             pids: 1,
             armed: None,
+            watch: None,
             spins: 0,
             lost: false,
             judge: Judge::new(case),
@@ -289,7 +304,8 @@ impl<'a> World<'a> {
         while self.now < end && !self.lost {
             let tick_at = self.tick_at();
             let planned_at = self.planned.peek().map(|next| next.at);
-            let next = tick_at.into_iter().chain(planned_at).min().unwrap_or(end).min(end);
+            let glance_at = self.watch.map(|watch| watch.at);
+            let next = tick_at.into_iter().chain(planned_at).chain(glance_at).min().unwrap_or(end).min(end);
             if self.pass(next) {
                 continue; // the kernel has killed; that comes first
             }
@@ -300,6 +316,8 @@ impl<'a> World<'a> {
                 if let Some(planned) = self.planned.pop() {
                     self.happen(planned.what)?;
                 }
+            } else if glance_at.is_some_and(|at| at <= self.now) {
+                self.glance()?;
             } else if tick_at.is_some_and(|at| at <= self.now) {
                 self.armed = None;
                 self.spins += 1;
@@ -319,29 +337,61 @@ impl<'a> World<'a> {
         Timestamp::from_nanos(self.began + self.now)
     }
 
+    /// What is left to firstmate's other thread while all is calm.
+    fn glance(&mut self) -> Result<(), String> {
+        let Some(watch) = self.watch else { return Ok(()) };
+        self.judge.report.ticks += 1;
+        let calm = watch.calm;
+        let exact_at = if self.now >= watch.exact_at { self.now + nanos(calm.exact_every.as_secs_f64()) } else { watch.exact_at };
+        let stat_above = if exact_at == watch.exact_at { calm.above } else { 0 };
+        let reading = (self.case.sight != Sight::Nothing).then(|| self.reading(stat_above));
+        if reading.is_some_and(|reading| calm.is_still(&reading)) {
+            let at = self.woken_at(self.now + nanos(calm.every.as_secs_f64()));
+            self.watch = Some(Glances { calm_until: self.now, at, exact_at, ..watch });
+            return Ok(());
+        }
+        self.watch = None;
+        let calm_until = Timestamp::from_nanos(self.began + watch.calm_until);
+        self.step(Event::Memory(MemoryEvent::Grew { calm_until, reading }))
+    }
+
     /// When firstmate is really woken for its next deadline.
     fn tick_at(&mut self) -> Option<u64> {
+        let now = self.timestamp();
+        if let Some(calm) = self.engine.calm(now) {
+            self.engine.watched(now);
+            let at = self.woken_at(self.now + nanos(calm.every.as_secs_f64()));
+            self.watch = Some(Glances { calm, calm_until: self.now, at, exact_at: self.now });
+        } else if !self.engine.is_watched() {
+            self.watch = None;
+        }
         let deadline = self.engine.next_deadline()?;
         if let Some((armed, at)) = self.armed
             && armed == deadline
         {
             return Some(at);
         }
+        let at = self.woken_at(deadline.as_nanos().saturating_sub(self.began));
+        self.armed = Some((deadline, at));
+        Some(at)
+    }
+
+    /// When a thread that asked to be woken then really is.
+    fn woken_at(&mut self, due: u64) -> u64 {
         let late = match self.case.clock {
             Clock::Idle if self.chance.percent(1) => self.chance.between(0.0, 0.002),
             Clock::Idle | Clock::Quota { .. } => self.chance.between(0.000_03, 0.000_2),
             Clock::Busy { worst, .. } if self.chance.percent(4) => self.chance.between(0.0, worst),
             Clock::Busy { .. } => self.chance.between(0.000_05, 0.004),
         };
-        let mut at = deadline.as_nanos().saturating_sub(self.began).max(self.now) + nanos(late);
+        let mut at = due.max(self.now) + nanos(late);
         if let Clock::Quota { period, run } = self.case.clock {
             let (period, run) = (nanos(period), nanos(run));
             if at % period >= run {
                 at = at - at % period + period + nanos(late);
             }
         }
-        self.armed = Some((deadline, at));
-        Some(at)
+        at
     }
 
     fn cpu_at(&self, wall: u64) -> u64 {
@@ -661,7 +711,9 @@ impl<'a> World<'a> {
             }
         }
         self.queue = queue;
-        self.judge.stepped(self.now, self.timestamp(), self.engine.next_deadline())
+        // While it is watched the next look is the other thread's.
+        let glance = self.watch.filter(|_| self.engine.is_watched()).map(|watch| Timestamp::from_nanos(self.began + watch.at));
+        self.judge.stepped(self.now, self.timestamp(), glance.or_else(|| self.engine.next_deadline()))
     }
 
     /// Numbers the engine has been told about a run.
@@ -683,7 +735,7 @@ impl<'a> World<'a> {
                     tree.told.number_at = Some(now);
                 }
             }
-            MemoryEvent::Read(reading) => self.judge.read(now, *reading),
+            MemoryEvent::Read(reading) | MemoryEvent::Grew { reading, .. } => self.judge.read(now, *reading),
             MemoryEvent::Limit(_) | MemoryEvent::Measured { .. } | MemoryEvent::OomKills { .. } => {}
         }
     }

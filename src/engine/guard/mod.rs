@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use super::event::{Action, InstanceId, Notice, RunId};
 use super::instance::{Instance, State};
-use super::memory::{Accounts, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rule, Usage};
+use super::memory::{Accounts, Calm, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rule, Usage};
 use super::spec::{Memory, ServiceMemory};
 use super::status::{GuardActs, InstanceMemory, LimitSource, MemoryMethod, MemoryStatus};
 use super::{ServiceId, Timestamp};
@@ -62,6 +62,8 @@ const FRESH_ENOUGH: Duration = Duration::from_millis(60);
 const NEAR: f64 = 0.9;
 /// And ends at this.
 const FAR: f64 = 0.85;
+/// While all is calm, page cache may hide that less is held for so long.
+const EXACT: Duration = Duration::from_secs(1);
 /// The line counts as left once memory is below it by this share of the limit.
 const REARM: f64 = 0.05;
 /// Counters are gathered from all processors now and then: a change by less than this share of the limit may be none.
@@ -246,6 +248,8 @@ pub(super) struct Guard {
     shares: Vec<Option<Share>>,
     tracks: Vec<Track>,
     acting: Option<Acting>,
+    /// Looks are left to somebody else; see [`Calm`].
+    watched: bool,
     /// A replacement may be waiting for memory.
     gated: bool,
     /// A decision waits for measurements until then.
@@ -290,6 +294,7 @@ impl Guard {
             shares: Vec::new(),
             tracks,
             acting: None,
+            watched: false,
             gated: false,
             measuring_until: None,
             told_near: None,
@@ -305,6 +310,40 @@ impl Guard {
         match self.look {
             Look::At(at) => Some(at),
             Look::Never | Look::Asked => None,
+        }
+    }
+
+    /// Whether looks may be left to somebody else until something grows, or the processes are to be looked at.
+    pub(super) fn calm(&self, now: Timestamp) -> Option<Calm> {
+        let lines = self.lines.filter(|lines| !lines.machine)?;
+        let calm = !self.watched
+            && matches!(self.look, Look::At(_))
+            && self.readable == Some(true)
+            && self.pace.is_quiet(now)
+            && !(self.attentive || self.gated || self.above.is_some() || self.acting.is_some() || self.account_asked.is_some());
+        let attention = part(lines.restart, NEAR).min(self.lowest);
+        let above = self.pace.quiet_until(&lines).min(attention);
+        let below = self.hard.saturating_sub(part(lines.limit, CHANGED));
+        let every = self.pace.wait(now, self.hard, &lines);
+        (calm && self.hard <= above).then_some(Calm { every, above, below, exact_every: EXACT })
+    }
+
+    /// They are: the next look of our own is the one before the next look at the processes.
+    pub(super) fn watched(&mut self, now: Timestamp) {
+        self.watched = true;
+        self.pace.left_to_others();
+        self.look = Look::At(self.account_at.max(now));
+    }
+
+    pub(super) const fn is_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// The processes are to be looked at by then.
+    fn account_by(&mut self, at: Timestamp) {
+        self.account_at = self.account_at.min(at);
+        if let (true, Look::At(look)) = (self.watched, self.look) {
+            self.look = Look::At(look.min(at));
         }
     }
 
@@ -337,6 +376,7 @@ impl Guard {
                 None
             }
             MemoryEvent::Read(None) => {
+                self.watched = false;
                 if self.readable != Some(false) {
                     self.readable = Some(false);
                     out.push(told(MemoryNotice::Readable(false)));
@@ -353,6 +393,10 @@ impl Guard {
                 }
                 self.readable = Some(true);
                 self.on_read(now, reading, instances, may, out)
+            }
+            MemoryEvent::Grew { calm_until, reading } => {
+                self.pace.stayed(calm_until.min(now));
+                self.take(now, MemoryEvent::Read(reading), instances, may, out)
             }
             MemoryEvent::Accounted(accounts) => self.on_accounted(now, *accounts, instances, may, out),
             MemoryEvent::Measured { run, pss } => {
@@ -383,6 +427,7 @@ impl Guard {
         self.lines = limit.as_ref().and_then(|limit| Lines::new(&self.policy, limit));
         out.push(told(MemoryNotice::Limit { limit: limit.clone(), restart_above: self.lines.map(|lines| lines.restart) }));
         self.limit = limit;
+        self.watched = false;
         self.lowest = self.tracks.iter().filter_map(|track| self.line_of(track)).min().unwrap_or(u64::MAX);
         if let Some(lines) = self.lines {
             self.lowest = self.lowest.min(lines.restart);
@@ -406,6 +451,7 @@ impl Guard {
     }
 
     fn on_read(&mut self, now: Timestamp, reading: Reading, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
+        self.watched = false;
         self.hard = reading.hard;
         self.parts = reading.parts;
         let gated = self.release_gates(now);
@@ -567,12 +613,12 @@ impl Guard {
 
     /// Earlier than the next survey when things have changed.
     pub(super) fn run_started(&mut self, now: Timestamp) {
-        self.account_at = self.account_at.min(now.after(SURVEY_FIRST));
+        self.account_by(now.after(SURVEY_FIRST));
     }
 
     /// What loads its data before it is ready has grown, and is not to blame for that from now on.
     pub(super) fn run_ready(&mut self, now: Timestamp) {
-        self.account_at = self.account_at.min(now);
+        self.account_by(now);
     }
 
     fn measured_of(&self, now: Timestamp, usage: &Usage) -> Option<Measured> {
@@ -598,7 +644,7 @@ impl Guard {
                 track.measured = Some((now, Measured { pss, sum }));
                 track.refused_at = None;
                 // Seen by the next decision.
-                self.account_at = now;
+                self.account_by(now);
             }
             _ => track.refused_at = Some(now),
         }

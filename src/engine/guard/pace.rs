@@ -38,6 +38,10 @@ pub(super) struct Pace {
     /// When the present look was due.
     due: Option<Timestamp>,
     last: Option<(Timestamp, u64)>,
+    /// What the look before it showed.
+    previous: u64,
+    /// And the one before that.
+    before: u64,
     /// Bytes a second between the last two looks, and between the two before.
     slope: f64,
     earlier: f64,
@@ -53,7 +57,19 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new(now: Timestamp) -> Self {
-        Self { due: None, last: None, slope: 0.0, earlier: 0.0, peak: 0.0, late: 0.0, accounting: 0.001, quiet_level: 0, quiet_since: now }
+        Self {
+            due: None,
+            last: None,
+            previous: 0,
+            before: 0,
+            slope: 0.0,
+            earlier: 0.0,
+            peak: 0.0,
+            late: 0.0,
+            accounting: 0.001,
+            quiet_level: 0,
+            quiet_since: now,
+        }
     }
 
     /// A look at `now` showed `hard`.
@@ -77,6 +93,7 @@ impl Pace {
             self.quiet_level = hard;
             self.quiet_since = now;
         }
+        (self.before, self.previous) = (self.previous, self.last.map_or(hard, |(_, hard)| hard));
         self.last = Some((now, hard));
     }
 
@@ -85,11 +102,21 @@ impl Pace {
         self.slope
     }
 
-    /// What there will be by the time a signal could follow from the next look, at the present rate: at the lower of the last two, so
-    /// that neither a step nor the counters' noise is taken for one.
+    /// The lower of the last two slopes, so that neither a step nor the counters' noise is taken for one; 0 when it does not grow.
+    pub(super) const fn steady(&self) -> f64 {
+        self.slope.min(self.earlier).max(0.0)
+    }
+
+    /// The same, if it has grown by more than `noise` bytes since the look before the last.
+    pub(super) fn sudden(&self, noise: u64) -> f64 {
+        let grown = self.last.map_or(0, |(_, hard)| hard.saturating_sub(self.before));
+        if grown > noise { self.steady() } else { 0.0 }
+    }
+
+    /// What there will be by the time a signal could follow from the next look, at the present rate.
     pub(super) fn foreseen(&self, now: Timestamp, lines: &Lines) -> f64 {
         let Some((_, hard)) = self.last else { return 0.0 };
-        let rate = self.slope.min(self.earlier);
+        let rate = self.steady();
         if rate <= 0.0 {
             return float(hard);
         }
@@ -106,8 +133,7 @@ impl Pace {
         if !above && self.peak > 0.0 {
             wait = wait.min(0.5 * (line - used) / self.peak);
         }
-        let quiet = now.since(self.quiet_since) >= QUIET_AFTER;
-        let floor = match (quiet, above) {
+        let floor = match (self.is_quiet(now), above) {
             (true, false) => QUIET_FLOOR,
             (true, true) => QUIET_FLOOR_ABOVE,
             (false, _) => FLOOR,
@@ -124,6 +150,28 @@ impl Pace {
         }
         let left = (float(lines.limit) - float(hard)).max(0.0) / self.slope;
         Duration::try_from_secs_f64(left / 4.0).unwrap_or(ACTING).clamp(FLOOR, ACTING)
+    }
+
+    /// Nothing has grown for a while.
+    pub(super) fn is_quiet(&self, now: Timestamp) -> bool {
+        now.since(self.quiet_since) >= QUIET_AFTER
+    }
+
+    /// More than this is growth.
+    pub(super) fn quiet_until(&self, lines: &Lines) -> u64 {
+        self.quiet_level.saturating_add(super::part(lines.limit, QUIET_SHARE))
+    }
+
+    /// Somebody else looks from now on, and nobody is to be late.
+    pub(super) const fn left_to_others(&mut self) {
+        self.due = None;
+    }
+
+    /// They saw no growth until then.
+    pub(super) fn stayed(&mut self, until: Timestamp) {
+        if let Some((at, _)) = &mut self.last {
+            *at = until.max(*at);
+        }
     }
 
     /// The next look is due then.

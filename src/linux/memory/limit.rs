@@ -55,6 +55,8 @@ pub struct Watch {
     limit: Option<Limit>,
     whose: Option<Whose>,
     counters: Counters,
+    /// How often they were opened.
+    opened: u32,
     /// That firstmate may run on, and so its services: at the start.
     processors: usize,
 }
@@ -74,6 +76,7 @@ impl Watch {
             limit: None,
             whose: None,
             counters: Counters::closed(),
+            opened: 0,
             processors: std::thread::available_parallelism().map_or(1, usize::from),
         };
         watch.check();
@@ -104,6 +107,22 @@ impl Watch {
     /// Reads usage and OOM kills.
     pub fn counters(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    /// How often [`Self::counters`] were opened: when that changes, those of [`Self::more_counters`] read what was before.
+    #[must_use]
+    pub const fn opened(&self) -> u32 {
+        self.opened
+    }
+
+    /// The same files opened once more, to be read on another thread.
+    #[must_use]
+    pub fn more_counters(&self) -> Counters {
+        let mut counters = Counters::closed();
+        if let Some(whose) = &self.whose {
+            counters.reopen(&self.files, whose, self.cgroup.as_ref());
+        }
+        counters
     }
 
     /// Whether the ECS task metadata would be believed: nothing that comes before it has a limit, and it has not told one yet.
@@ -151,6 +170,7 @@ impl Watch {
         let (limit, whose) = self.choose(total);
         if failed || moved || self.whose.as_ref() != Some(&whose) {
             self.counters.reopen(&self.files, &whose, self.cgroup.as_ref());
+            self.opened = self.opened.wrapping_add(1);
         }
         self.whose = Some(whose);
         let changed = limit != self.limit;

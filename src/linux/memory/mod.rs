@@ -2,7 +2,8 @@
 //!
 //! Decisions are the engine's, and all but [`delegated`] and [`steer`] reads only. What is read on the loop never waits: cgroup counters,
 //! /proc/PID/status. What may wait for
-//! another process (smaps_rollup takes its mmap lock) is read on a thread of its own, which is started when it is first needed.
+//! another process (smaps_rollup takes its mmap lock) is read on a thread of its own, which is started when it is first needed; so are the
+//! many looks at a container where nothing happens ([`sentinel`]).
 //! A number that cannot be read is absent; it is never replaced by a guess.
 
 pub mod account;
@@ -13,6 +14,7 @@ pub mod ecs;
 pub mod limit;
 mod mountinfo;
 pub mod pss;
+pub mod sentinel;
 pub mod steer;
 pub mod tmpfs;
 pub mod toll;
