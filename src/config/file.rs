@@ -17,7 +17,13 @@ use toml::de::{DeTable, DeValue};
 use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration, parse_percent, parse_size, show_duration, show_size};
 use super::{Diagnostic, Http, Source, command_line, procfile};
 use crate::engine::Signal;
-use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Resource, Restart, Scope, Victim};
+use crate::engine::spec::{
+    Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Readiness, Resource, Restart, Scope, Victim,
+};
+
+mod readiness;
+
+pub use readiness::log_pattern;
 
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
@@ -26,7 +32,7 @@ const FIRSTMATE_KEYS: [&str; 4] = ["http", "socket", "stop_timeout", "drain"];
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 28] = [
+const SERVICE_KEYS: [&str; 29] = [
     "command",
     "type",
     "instances",
@@ -44,6 +50,7 @@ const SERVICE_KEYS: [&str; 28] = [
     "reload_signal",
     "ready",
     "live",
+    "watchdog",
     "memory",
     "user",
     "group",
@@ -175,9 +182,11 @@ pub struct Draft {
     /// Makes it read its configuration anew.
     pub reload_signal: Option<Signal>,
     /// May it take work.
-    pub ready: Option<Spanned<Probe>>,
+    pub ready: Option<Spanned<Readiness>>,
     /// Must it be restarted.
     pub live: Option<Spanned<Probe>>,
+    /// How often it must say that it is alive.
+    pub watchdog: Option<Spanned<Duration>>,
     /// What the memory guard may do with it.
     pub memory: MemoryDraft,
     /// Name or number.
@@ -234,6 +243,7 @@ impl Draft {
             reload_signal: None,
             ready: None,
             live: None,
+            watchdog: None,
             memory: MemoryDraft::default(),
             user: None,
             group: None,
@@ -807,8 +817,11 @@ impl Walk<'_> {
             "reload_signal" => {
                 draft.reload_signal = self.signal(value).filter(|signal| self.is_handled(*signal, value.span(), "reload_signal"))
             }
-            "ready" => draft.ready = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
+            "ready" => draft.ready = self.readiness(value).map(|ready| Spanned::new(key_span, ready)),
             "live" => draft.live = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
+            "watchdog" => {
+                draft.watchdog = self.duration_at_least(value, "watchdog", SHORTEST).map(|every| Spanned::new(key_span, every));
+            }
             "memory" => self.service_memory(value, &mut draft.memory),
             "user" => draft.user = self.account(value, "user"),
             "group" => draft.group = self.account(value, "group"),

@@ -22,7 +22,7 @@ use super::values::{nearest, show_amount, show_duration, show_size};
 use super::{Diagnostic, GivenLimit, Settings, Severity, Source, command_line};
 use crate::engine::Signal;
 use crate::engine::spec::{
-    Amount, Condition, Dependency, Kind, Launch, Memory, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
+    Amount, Condition, Dependency, Kind, Launch, Memory, Readiness, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
 };
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
@@ -637,21 +637,36 @@ impl Join<'_> {
         }
         if let (Kind::Service, Some(ready)) = (kind, &draft.ready) {
             let within = draft.start_timeout.as_ref().map_or(START_TIMEOUT, |timeout| *timeout.get_ref());
-            let delay = ready.get_ref().initial_delay;
+            let (what, delay, key) = match ready.get_ref() {
+                Readiness::Probe(probe) => ("its probe is first asked", probe.initial_delay, "initial_delay"),
+                Readiness::Delay(delay) => ("it is so", *delay, "delay"),
+                Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => ("", Duration::ZERO, ""),
+            };
             if delay >= within {
                 let message = format!(
-                    "`{}` can never be ready: its probe is first asked after {}, and its start_timeout is {}",
+                    "`{}` can never be ready: {what} after {}, and its start_timeout is {}",
                     draft.name,
                     show_duration(delay),
                     show_duration(within)
                 );
-                wrong(ready.span(), message, "raise start_timeout, or lower initial_delay");
+                wrong(ready.span(), message, &format!("raise start_timeout, or lower {key}"));
+            }
+        }
+        let mut ready = draft.ready.as_ref().map(|ready| ready.get_ref().clone()).unwrap_or_default();
+        if let Some(every) = &draft.watchdog {
+            match &mut ready {
+                Readiness::Notify { watchdog } => *watchdog = Some(*every.get_ref()),
+                Readiness::Delay(_) | Readiness::Probe(_) | Readiness::NotifyFd(_) | Readiness::Log(_) => wrong(
+                    every.span(),
+                    format!("`{}` cannot say that it is alive: a watchdog listens on NOTIFY_SOCKET", draft.name),
+                    "add ready = { notify = true } where the program speaks sd_notify, or use a `live` probe",
+                ),
             }
         }
         if kind == Kind::Oneshot {
             for (key, span) in [("ready", draft.ready.as_ref().map(Spanned::span)), ("live", draft.live.as_ref().map(Spanned::span))] {
                 if let Some(span) = span {
-                    let message = format!("a oneshot cannot have a `{key}` probe: it is done when it exits");
+                    let message = format!("a oneshot cannot have `{key}`: it is done when it exits");
                     wrong(span, message, "remove it, or make the service a type = \"service\"");
                 }
             }
@@ -719,7 +734,7 @@ impl Join<'_> {
                 timeout: draft.stop_timeout.unwrap_or(Duration::from_secs(10)),
                 scope,
             },
-            ready: draft.ready.map(Spanned::into_inner),
+            ready,
             live: draft.live.map(Spanned::into_inner),
             memory: ServiceMemory {
                 restart_above: draft.memory.restart_above.map(Spanned::into_inner),

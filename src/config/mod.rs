@@ -18,6 +18,7 @@ pub mod values;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
+pub use file::log_pattern;
 pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, check_toml, find, load};
 
 use std::net::SocketAddr;

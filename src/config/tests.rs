@@ -186,7 +186,7 @@ fn every_key_reaches_the_spec() {
                 timeout: Duration::from_millis(2_500),
                 scope: Scope::Group
             },
-            ready: Some(Probe {
+            ready: Readiness::Probe(Probe {
                 check: Check::Http { host: "::1".to_owned(), port: 8080, path: "/healthz?x=1".to_owned() },
                 every: seconds(1),
                 timeout: Duration::from_millis(500),
@@ -278,7 +278,7 @@ fn defaults_are_those_of_the_contract() {
             give_up_after: Some(10),
             start_timeout: Duration::from_secs(60),
             stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
-            ready: None,
+            ready: Readiness::default(),
             live: None,
             memory: ServiceMemory::default(),
             launch: Launch {
@@ -476,7 +476,7 @@ fn a_toml_file_refines_a_procfile() {
     let names: Vec<_> = spec.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["web", "release", "redis", "extra"]);
     let web = service(&spec, "web");
-    assert_eq!((web.instances, web.launch.port, web.ready.is_some()), (2, Some(7000), true));
+    assert_eq!((web.instances, web.launch.port, web.ready.probe().is_some()), (2, Some(7000), true));
     assert_eq!(web.launch.command, argv(&["./web"]));
     assert_eq!(web.launch.working_dir, dir.0.join("app"));
     assert_eq!(values(&web.launch.env_defaults), [("A", "3"), ("B", "2")]);

@@ -264,6 +264,9 @@ pub struct InstanceStatus {
     /// How the last run ended: `exit 1`, `killed by SIGKILL`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_outcome: Option<String>,
+    /// What it last said of itself by sd_notify's `STATUS=` and `RELOADING=1`: one short printable line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// Its memory, as last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<InstanceMemory>,
@@ -278,6 +281,9 @@ pub struct Restarts {
     pub crash: u32,
     /// Its liveness probe failed.
     pub live: u32,
+    /// Its watchdog heard nothing of it in time.
+    #[serde(default)]
+    pub watchdog: u32,
     /// It was not ready within `start_timeout`.
     pub start_timeout: u32,
     /// The memory guard chose it.

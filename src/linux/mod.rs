@@ -6,6 +6,7 @@
 
 pub mod alarm;
 pub mod memory;
+pub mod notify;
 pub mod output;
 pub mod poll;
 pub mod probe;

@@ -141,11 +141,12 @@ const STATES: [(StateName, &str); 9] = [
 ];
 
 /// Every restart once, so that their sum is the total.
-fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 5] {
+fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 6] {
     [
         ("crash", restarts.crash.saturating_sub(restarts.oom)),
         ("oom", restarts.oom),
         ("live", restarts.live),
+        ("watchdog", restarts.watchdog),
         ("start-timeout", restarts.start_timeout),
         ("memory", restarts.memory),
     ]
@@ -245,6 +246,7 @@ mod tests {
             restarts: Restarts::default(),
             why: Some("php\n-fpm\"".to_owned()),
             last_outcome: Some("exit 1".to_owned()),
+            says: None,
             memory: None,
         }
     }
@@ -255,7 +257,7 @@ mod tests {
 
     fn status() -> Status {
         let mut web = instance("web.1", StateName::Running);
-        web.restarts = Restarts { total: 15, crash: 5, live: 1, start_timeout: 2, memory: 7, oom: 3 };
+        web.restarts = Restarts { total: 15, crash: 5, live: 1, watchdog: 0, start_timeout: 2, memory: 7, oom: 3 };
         web.memory = Some(InstanceMemory {
             bytes: 104_857_600,
             at_least_bytes: 1,

@@ -63,6 +63,13 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             write!(text, "{} not live, ending it: {why}", of(*run))?;
             Level::Warn
         }
+        Notice::WatchdogBit { run, silent_for } => {
+            match silent_for {
+                Some(silent_for) => write!(text, "{} said no WATCHDOG=1 within {}, ending it", of(*run), duration(*silent_for))?,
+                None => write!(text, "{} asked to be ended (WATCHDOG=trigger)", of(*run))?,
+            }
+            Level::Warn
+        }
         Notice::StartTimedOut { run, after, why } => {
             write!(text, "{} not ready within {} (`start_timeout`), ending it", of(*run), duration(*after))?;
             if let Some(why) = why {
@@ -110,6 +117,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             let cause = match cause {
                 Cause::Crash => "",
                 Cause::Live => "not live",
+                Cause::Watchdog => "watchdog",
                 Cause::StartTimeout => "start timeout",
                 Cause::Memory => "memory",
                 Cause::Operator => "as asked",
@@ -143,6 +151,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             let cause = match cause {
                 Cause::Crash => " (its main process is gone)",
                 Cause::Live => " (not live)",
+                Cause::Watchdog => " (watchdog)",
                 Cause::StartTimeout => " (start timeout)",
                 Cause::Memory => " (memory)",
                 Cause::Operator => " (as asked)",

@@ -28,6 +28,11 @@ impl Environments {
         &self.present
     }
 
+    /// As `prepared`, to be completed.
+    pub(super) const fn present_mut(&mut self) -> &mut Environment {
+        &mut self.present
+    }
+
     /// Prepares the whole environment of a run of the instance called `name`, or of its probes.
     pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
         let launch = &service.launch;

@@ -41,6 +41,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
         stdio: Stdio::Inherit,
         placement: Placement::Foreground,
         cgroup: None,
+        notify_fd: None,
     });
     let spawned = match spawned {
         Ok(spawned) => spawned,

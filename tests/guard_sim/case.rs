@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstmate::engine::Signal;
-use firstmate::engine::spec::{Backoff, Command, Kind, Launch, Memory, MemoryAction, Restart, Scope, Service, ServiceMemory, Spec, Stop};
+use firstmate::engine::spec::{Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop};
 
 use crate::course::{Course, MIB};
 
@@ -256,7 +256,7 @@ fn service(program: &Program) -> Service {
         give_up_after: None,
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs_f64(program.grace), scope: Scope::Main },
-        ready: None,
+        ready: Readiness::default(),
         live: None,
         memory: program.memory,
         launch: Launch {

@@ -220,6 +220,7 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
         restarts: Restarts::default(),
         why: None,
         last_outcome: None,
+        says: None,
         memory: None,
     }
 }
