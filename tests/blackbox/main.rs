@@ -10,6 +10,7 @@
 mod cgroup;
 mod harness;
 
+mod announcements;
 mod incidents;
 mod launch;
 mod output;
