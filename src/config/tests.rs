@@ -775,3 +775,18 @@ fn names_of_values_are_found_in_the_environment_by_their_bytes() {
     assert_eq!(dotenv::parse(Path::new(".env"), b"B=$A", &env, &mut values), []);
     assert_eq!(values.get(OsStr::new("B")).map(OsString::as_os_str), Some(OsStr::new("outside")));
 }
+
+#[test]
+fn every_way_to_be_ready_reaches_the_spec() {
+    let ready = |line: &str| {
+        let text = format!("[services.web]\ncommand = 'run'\n{line}\n");
+        let dir = Dir::new(&[("firstmate.toml", &text)]);
+        service(&dir.load("firstmate.toml", &inputs(&[])).unwrap().spec, "web").ready.clone()
+    };
+    assert_eq!(ready(""), Readiness::Delay(Duration::from_secs(1)));
+    assert_eq!(ready("ready = { delay = '2s' }"), Readiness::Delay(Duration::from_secs(2)));
+    assert_eq!(ready("ready = { notify = true }"), Readiness::Notify { watchdog: None });
+    assert_eq!(ready("watchdog = '30s'\nready = { notify = true }"), Readiness::Notify { watchdog: Some(Duration::from_secs(30)) });
+    assert_eq!(ready("ready = { notify_fd = 3 }"), Readiness::NotifyFd(3));
+    assert_eq!(ready(r"ready = { log = '^up \d+$' }"), Readiness::Log(r"^up \d+$".to_owned()));
+}

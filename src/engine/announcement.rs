@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
+use super::Timestamp;
 use super::event::{Action, Cause, Notice, RunId};
 use super::instance::{BecomesReady, EndPhase, Ending, Instance, State};
 use super::probe::Prober;
 use super::spec::Service;
-use super::Timestamp;
 
 /// What a run says of itself once it is leaving.
 const STOPPING: &str = "it says that it is stopping";

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announcement::{StaysReady, Voice};
 use super::backoff::Rng;
 use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId};
-use super::announcement::{StaysReady, Voice};
 use super::probe::{Prober, Verdict, deadline_of, earliest};
 use super::spec::{Kind, Probe, Readiness, Restart, Service, ServiceId};
 use super::status::Restarts;
@@ -90,6 +90,7 @@ pub(super) struct Life {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "what follows the name of the type reads as a sentence")]
 pub(super) enum BecomesReady {
     /// It has no probe: by running until then.
     BySettling { at: Timestamp },

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::spec::{
-    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service, ServiceMemory, Stop,
+    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service,
+    ServiceMemory, Stop,
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
@@ -571,7 +572,8 @@ fn an_end_that_was_asked_for_is_clean_by_exit_0_or_by_the_signal_itself() {
 
 #[test]
 fn restarts_are_counted_by_cause() {
-    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
+    let mut rig =
+        Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
     rig.up(0);
     rig.exit(0, Outcome::Exited(1));
     rig.wait(500);
@@ -1160,7 +1162,10 @@ fn without_a_probe_a_run_is_ready_after_a_second() {
 
 #[test]
 fn a_probe_decides_and_asks_eagerly_until_then() {
-    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(Probe { initial_delay: Duration::from_millis(50), ..probe() }), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service {
+        ready: Readiness::Probe(Probe { initial_delay: Duration::from_millis(50), ..probe() }),
+        ..service("web")
+    }]);
     assert_eq!(rig.up(0), NOTHING);
     assert_eq!(rig.wait(50), ["50 ask web.1#1 Ready 1"]);
     rig.answer(0, ProbeKind::Ready, 1, false);

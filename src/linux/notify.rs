@@ -139,6 +139,7 @@ unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
         let mut at = libc::CMSG_FIRSTHDR(header);
         while let Some(one) = at.as_ref() {
             let data = libc::CMSG_DATA(at);
+            #[cfg_attr(not(target_env = "musl"), expect(clippy::unnecessary_cast, reason = "a u32 with musl, a usize with glibc"))]
             let length = (one.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
             match (one.cmsg_level, one.cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
@@ -306,7 +307,9 @@ mod tests {
     #[test]
     fn the_words_of_sd_notify() {
         assert_eq!(
-            parsed("READY=1\nSTATUS= 3 of 4 \x1b[2J up\nRELOADING=1\nSTOPPING=1\nWATCHDOG=1\nWATCHDOG=trigger\nX_MINE=1\nREADY=0\nnonsense"),
+            parsed(
+                "READY=1\nSTATUS= 3 of 4 \x1b[2J up\nRELOADING=1\nSTOPPING=1\nWATCHDOG=1\nWATCHDOG=trigger\nX_MINE=1\nREADY=0\nnonsense"
+            ),
             [
                 Announcement::Ready,
                 Announcement::Status("3 of 4 [2J up".to_owned()),
@@ -317,7 +320,9 @@ mod tests {
             ]
         );
         assert_eq!(
-            parsed("WATCHDOG_USEC=1500000\nWATCHDOG_USEC=0\nWATCHDOG_USEC=18446744073709551615\nWATCHDOG_USEC=-1\nEXTEND_TIMEOUT_USEC=7\nEXTEND_TIMEOUT_USEC=x"),
+            parsed(
+                "WATCHDOG_USEC=1500000\nWATCHDOG_USEC=0\nWATCHDOG_USEC=18446744073709551615\nWATCHDOG_USEC=-1\nEXTEND_TIMEOUT_USEC=7\nEXTEND_TIMEOUT_USEC=x"
+            ),
             [
                 Announcement::WatchdogEvery(Some(Duration::from_millis(1_500))),
                 Announcement::WatchdogEvery(None),

@@ -236,7 +236,10 @@ impl Trees {
         let marker = self.own_marker(instance, run);
         self.markers.insert(marker.clone(), run);
         self.leaders.insert(leader, run);
-        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, main: None, sent: None });
+        self.runs.insert(
+            run,
+            Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, main: None, sent: None },
+        );
     }
 
     /// A probe was spawned. Until it has died, neither it nor what it started is counted; what it leaves behind is, by its marker.

@@ -475,6 +475,9 @@ mod tests {
     fn probes() {
         let why = || "connect 127.0.0.1:80: refused".to_owned();
         says(Notice::NotReady { run: run(WEB), why: why() }, Level::Warn, "web.1 not ready: connect 127.0.0.1:80: refused");
+        let silent = |silent_for| Notice::WatchdogBit { run: run(WEB), silent_for };
+        says(silent(Some(secs(30))), Level::Warn, "web.1 said no WATCHDOG=1 within 30 s, ending it");
+        says(silent(None), Level::Warn, "web.1 asked to be ended (WATCHDOG=trigger)");
         says(Notice::NotLive { run: run(WEB), why: why() }, Level::Warn, "web.1 not live, ending it: connect 127.0.0.1:80: refused");
         says(
             Notice::StartTimedOut { run: run(WEB), after: secs(60), why: Some(why()) },
@@ -623,6 +626,7 @@ mod tests {
             (Duration::ZERO, 1, Cause::Crash, "web.1 restarts now (failure 1)"),
             (Duration::ZERO, 0, Cause::Crash, "web.1 restarts now"),
             (secs(2), 3, Cause::Live, "web.1 restarts in 2 s (failure 3, not live)"),
+            (secs(2), 3, Cause::Watchdog, "web.1 restarts in 2 s (failure 3, watchdog)"),
             (secs(2), 3, Cause::StartTimeout, "web.1 restarts in 2 s (failure 3, start timeout)"),
             (Duration::ZERO, 0, Cause::Memory, "web.1 restarts now (memory)"),
             (secs(2), 3, Cause::Memory, "web.1 restarts in 2 s (failure 3, memory)"),

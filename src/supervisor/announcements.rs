@@ -115,7 +115,8 @@ fn listen(trees: &Trees, poller: &Poller, output: &mut Output) -> Option<NotifyS
     match listening {
         Ok(socket) => Some(socket),
         Err(error) => {
-            let text = format!("cannot listen for notifications: {error}; services with `ready = {{ notify = true }}` will not become ready");
+            let text =
+                format!("cannot listen for notifications: {error}; services with `ready = {{ notify = true }}` will not become ready");
             output.say(Level::Error, &text);
             None
         }
@@ -199,7 +200,10 @@ impl Supervisor {
     /// Once: whoever does so on purpose would fill the log.
     fn tell_of_stranger(&mut self, pid: Option<u32>) {
         if !std::mem::replace(&mut self.announcements.told_of_strangers, true) {
-            tracing::debug!(?pid, "a notification of a process that belongs to no service with `notify`, or is gone, or unreadable, was ignored");
+            tracing::debug!(
+                ?pid,
+                "a notification of a process that belongs to no service with `notify`, or is gone, or unreadable, was ignored"
+            );
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use firstmate::engine::Signal;
-use firstmate::engine::spec::{Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop};
+use firstmate::engine::spec::{
+    Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop,
+};
 
 use crate::course::{Course, MIB};
 

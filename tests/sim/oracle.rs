@@ -9,7 +9,8 @@ use std::time::Duration;
 use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Readiness, Restart, Service, ServiceId};
 use firstmate::engine::status::{Phase, StateName};
 use firstmate::engine::{
-    Action, Announcement, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp, Verb,
+    Action, Announcement, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp,
+    Verb,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -72,9 +72,7 @@ pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
 fn own_word(chance: &mut Chance) -> Readiness {
     match chance.below(10) {
         0..=3 => Readiness::Delay(Duration::from_millis(chance.pick(&[0, 300, 1_000, 1_000]))),
-        4..=7 => Readiness::Notify {
-            watchdog: chance.percent(60).then(|| Duration::from_millis(chance.pick(&[50, 1_000, 30_000]))),
-        },
+        4..=7 => Readiness::Notify { watchdog: chance.percent(60).then(|| Duration::from_millis(chance.pick(&[50, 1_000, 30_000]))) },
         8 => Readiness::NotifyFd(3),
         _ => Readiness::Log("up".into()),
     }

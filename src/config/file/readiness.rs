@@ -59,7 +59,11 @@ impl Walk<'_> {
         if ways.len() > 1
             && let Some((span, _)) = ways.last()
         {
-            self.error_help(span.clone(), "a service becomes ready in one way, and this names more", "keep one of delay, log, notify and notify_fd");
+            self.error_help(
+                span.clone(),
+                "a service becomes ready in one way, and this names more",
+                "keep one of delay, log, notify and notify_fd",
+            );
         }
         ways.into_iter().next()?.1
     }
@@ -68,7 +72,11 @@ impl Walk<'_> {
         if self.boolean(value)? {
             return Some(Readiness::Notify { watchdog: None });
         }
-        self.error_help(value.span(), "`notify = false` says nothing about when the service is ready", "remove `ready`, or name another way");
+        self.error_help(
+            value.span(),
+            "`notify = false` says nothing about when the service is ready",
+            "remove `ready`, or name another way",
+        );
         None
     }
 

@@ -648,10 +648,9 @@ impl Guard {
 
     /// A replacement whose memory is there need not wait any longer. Returns whether one still does.
     fn release_gates(&mut self, now: Timestamp) -> bool {
-        let line = self.lines.map_or_else(
-            || self.limit.as_ref().map_or(u64::MAX, |limit| part(limit.bytes, GATE_UNGUARDED)),
-            |lines| lines.restart,
-        );
+        let line = self
+            .lines
+            .map_or_else(|| self.limit.as_ref().map_or(u64::MAX, |limit| part(limit.bytes, GATE_UNGUARDED)), |lines| lines.restart);
         let open = self.hard < line;
         let mut waits = false;
         for gate in self.tracks.iter_mut().filter_map(|track| track.gate.as_mut()) {
@@ -671,7 +670,8 @@ impl Guard {
     /// The run is gone. If it was being ended for its memory, or the kernel ended it for that, its replacement waits until the memory is
     /// back: until then a fork may be what makes the kernel kill the next one, firstmate included.
     pub(super) fn run_ended(&mut self, now: Timestamp, run: RunId, due: Timestamp) -> Option<Timestamp> {
-        let oom = self.index_of(run).and_then(|index| self.tracks.get_mut(index)).is_some_and(|track| track.oom_killed.take() == Some(run.run));
+        let oom =
+            self.index_of(run).and_then(|index| self.tracks.get_mut(index)).is_some_and(|track| track.oom_killed.take() == Some(run.run));
         let acted = self.act_ended(now, run.instance);
         // What the last look saw may be older than the death the kernel brought about.
         let full = self.lines.is_some_and(|lines| self.hard >= lines.restart);
