@@ -117,7 +117,7 @@ impl Instance {
             State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => match what {
                 Announcement::Ready => {
                     let ready = if service.ready.is_notify() {
-                        StaysReady::tells(now, Voice { reloading: false, ..std::mem::take(voice) })
+                        StaysReady::tells(now, Voice { reloading: false, ..voice.clone() })
                     } else {
                         StaysReady::Unasked
                     };
