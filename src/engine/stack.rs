@@ -36,7 +36,7 @@ pub struct Engine {
 }
 
 /// Nothing is ever due.
-const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
+pub(super) const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 /// A service with its place among the others.
 #[derive(Debug, Clone)]
@@ -193,7 +193,7 @@ impl Engine {
     }
 
     /// When something other than the guard's next look is due.
-    fn due(&self) -> Timestamp {
+    pub(super) fn due(&self) -> Timestamp {
         let own = match self.phase {
             Phase::Serving => None,
             Phase::Draining { until, .. } => Some(until),
@@ -329,6 +329,16 @@ impl Engine {
                 if let Some((instance, service, _)) = self.present(run) {
                     let starting = matches!(instance.state, State::Starting { .. });
                     instance.on_probed(now, &service, kind, number, result, out);
+                    if starting && matches!(instance.state, State::Running { .. }) {
+                        self.guard.run_ready(now);
+                    }
+                }
+                Consequence::Nothing
+            }
+            Event::Announced { run, what } => {
+                if let Some((instance, service, _)) = self.present(run) {
+                    let starting = matches!(instance.state, State::Starting { .. });
+                    instance.on_announced(now, &service, what, out);
                     if starting && matches!(instance.state, State::Running { .. }) {
                         self.guard.run_ready(now);
                     }

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::spec::{
-    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceMemory, Stop,
+    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service,
+    ServiceMemory, Stop,
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
 use crate::engine::capability::Rights;
-use crate::engine::memory::{Limit, Reading};
+use crate::engine::memory::{Accounts, Limit, Reading, Rss, Usage};
 
 const STRANGE: i32 = 3;
 
@@ -30,7 +31,7 @@ pub(super) fn service(name: &str) -> Service {
         give_up_after: Some(10),
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
-        ready: None,
+        ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),
         launch: Launch {
@@ -112,6 +113,7 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::Ready { run: id, after } => format!("ready {} after {after:?}", run(id)),
         Notice::NotReady { run: id, why } => format!("not ready {}: {why}", run(id)),
         Notice::NotLive { run: id, why } => format!("not live {}: {why}", run(id)),
+        Notice::WatchdogBit { run: id, silent_for } => format!("watchdog {}, silent for {silent_for:?}", run(id)),
         Notice::StartTimedOut { run: id, after, why } => format!("not ready in time {} after {after:?}: {why:?}", run(id)),
         Notice::Ended { run: id, outcome, uptime, clean, left_behind, asked } => {
             format!("ended {}: {outcome} after {uptime:?}, clean {clean}, asked {asked}, left {left_behind}", run(id))
@@ -355,7 +357,7 @@ fn the_first_restart_after_a_stable_run_is_immediate_and_begins_anew() {
 #[test]
 fn a_run_that_was_never_ready_is_no_stable_run_however_long_it_took() {
     // start_timeout is longer than reset_after, as it is by default.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(2), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), give_up_after: Some(2), ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     rig.exit(0, Outcome::Signaled(Signal::TERM));
@@ -424,13 +426,13 @@ fn giving_up_on_an_essential_service_ends_the_stack_with_its_own_code() {
 #[test]
 fn a_failure_never_ends_the_container_with_zero() {
     // It is ended for not being ready, and leaves politely with 0.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(1), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), give_up_after: Some(1), ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
 
     // The same with a policy that says never.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), restart: Restart::Never, ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), restart: Restart::Never, ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
@@ -572,7 +574,8 @@ fn an_end_that_was_asked_for_is_clean_by_exit_0_or_by_the_signal_itself() {
 
 #[test]
 fn restarts_are_counted_by_cause() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
+    let mut rig =
+        Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
     rig.up(0);
     rig.exit(0, Outcome::Exited(1));
     rig.wait(500);
@@ -599,19 +602,19 @@ fn a_dependent_starts_when_its_condition_holds_and_not_before() {
     let db = |ready| Service { ready, ..service("db") };
     let web = |condition| Service { depends_on: on(0, condition), ..service("web") };
 
-    let mut rig = Rig::new(vec![db(None), web(Condition::Started)]);
+    let mut rig = Rig::new(vec![db(Readiness::default()), web(Condition::Started)]);
     assert!(rig.told().contains(&"web.1 waits for db".to_owned()));
     assert_eq!(rig.why(1).as_deref(), Some("for db to be started"));
     let run = rig.run(0);
     assert_eq!(rig.tell(Event::Spawned { run, pid: 2 }), NOTHING, "a process without its program has not started");
     assert_eq!(rig.tell(Event::Executed { run }), ["spawn web.1#1"]);
 
-    let mut rig = Rig::new(vec![db(None), web(Condition::Ready)]);
+    let mut rig = Rig::new(vec![db(Readiness::default()), web(Condition::Ready)]);
     rig.up(0);
     assert_eq!(rig.wait(999), NOTHING);
     assert_eq!(rig.wait(1), ["1000 spawn web.1#1"]);
 
-    let mut rig = Rig::new(vec![db(Some(Probe { successes: 2, ..probe() })), web(Condition::Ready)]);
+    let mut rig = Rig::new(vec![db(Readiness::Probe(Probe { successes: 2, ..probe() })), web(Condition::Ready)]);
     assert_eq!(rig.up(0), ["ask db.1#1 Ready 1"]);
     assert_eq!(rig.answer(0, ProbeKind::Ready, 1, true), NOTHING);
     assert_eq!(rig.wait(20), ["20 ask db.1#1 Ready 2"]);
@@ -1161,7 +1164,10 @@ fn without_a_probe_a_run_is_ready_after_a_second() {
 
 #[test]
 fn a_probe_decides_and_asks_eagerly_until_then() {
-    let mut rig = Rig::new(vec![Service { ready: Some(Probe { initial_delay: Duration::from_millis(50), ..probe() }), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service {
+        ready: Readiness::Probe(Probe { initial_delay: Duration::from_millis(50), ..probe() }),
+        ..service("web")
+    }]);
     assert_eq!(rig.up(0), NOTHING);
     assert_eq!(rig.wait(50), ["50 ask web.1#1 Ready 1"]);
     rig.answer(0, ProbeKind::Ready, 1, false);
@@ -1177,7 +1183,7 @@ fn a_probe_decides_and_asks_eagerly_until_then() {
 
 #[test]
 fn not_ready_after_failures_in_a_row_and_ready_again_after_successes_in_a_row() {
-    let mut rig = Rig::new(vec![Service { ready: Some(Probe { failures: 2, successes: 2, ..probe() }), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(Probe { failures: 2, successes: 2, ..probe() }), ..service("web") }]);
     rig.up(0);
     rig.answer(0, ProbeKind::Ready, 1, true);
     rig.wait(20);
@@ -1197,12 +1203,12 @@ fn not_ready_after_failures_in_a_row_and_ready_again_after_successes_in_a_row() 
 fn a_run_that_is_not_ready_in_time_is_ended_and_counts_as_failed() {
     let table = [
         // Its program was never executed.
-        (false, None, "its program was not executed"),
+        (false, Readiness::default(), "its program was not executed"),
         // Its probe said no.
-        (true, Some(probe()), "refused"),
+        (true, Readiness::Probe(probe()), "refused"),
     ];
     for (executes, ready, why) in table {
-        let probed = ready.is_some();
+        let probed = ready.probe().is_some();
         let mut rig = Rig::new(vec![Service { ready, start_timeout: Duration::from_secs(2), ..service("web") }]);
         if executes {
             rig.up(0);
@@ -1239,7 +1245,7 @@ fn liveness_restarts_after_failures_in_a_row_even_against_on_failure() {
 
 #[test]
 fn news_of_dead_runs_and_answers_nobody_waits_for_are_ignored() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), live: Some(probe()), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(probe()), ..service("web") }]);
     let first = rig.run(0);
     rig.up(0);
     rig.exit(0, Outcome::Exited(1));
@@ -1327,6 +1333,59 @@ fn after_an_oom_kill_the_next_run_does_not_wait_for_ever() {
     rig.hard(99);
     let started = rig.wait(5_000);
     assert!(started.iter().any(|words| words.ends_with("spawn web.1#2")), "{started:?}");
+}
+
+impl Rig {
+    /// Answers what the guard asks in these words: the one service holds all there is. Returns whether the guard ends it.
+    fn look(&mut self, hard: u64, mut words: Vec<String>) -> bool {
+        while !words.is_empty() {
+            let asked = std::mem::take(&mut words);
+            if asked.iter().any(|word| word.contains("TERM")) {
+                return true;
+            }
+            if asked.iter().any(|word| word.contains("Read")) {
+                words.extend(self.tell(Event::Memory(MemoryEvent::Read(Some(Reading { hard, parts: None })))));
+            }
+            if asked.iter().any(|word| word.contains("Account")) {
+                let rss = Rss { anon: hard, largest: hard, processes: 1, ..Rss::default() };
+                let usage = Usage { run: self.run(0), rss: Some(rss), cgroup: Some(hard), snapshot: false, top: Vec::new() };
+                let accounts = Accounts { runs: vec![usage], others: Some(Rss::default()), tmpfs: Vec::new() };
+                words.extend(self.tell(Event::Memory(MemoryEvent::Accounted(Box::new(accounts)))));
+            }
+        }
+        false
+    }
+
+    /// For so many seconds it holds `percent` at first and half a percent more each second. Returns after how many tenths of a second the
+    /// guard ended it, if it did.
+    fn hold(&mut self, percent: u64, seconds: u64) -> Option<u64> {
+        (0..seconds * 10).find(|tenth| {
+            let words = self.wait(100);
+            self.look(LIMIT / 10_000 * (percent * 100 + tenth * 5), words)
+        })
+    }
+}
+
+/// What comes back by itself is waited for the next time. What a death gave back has not come back by itself.
+#[test]
+fn what_a_death_gave_back_is_no_reason_for_patience() {
+    let mut rig = Rig::new(vec![Service { restart: Restart::Always, ..service("web") }]);
+    let limit = Limit { bytes: LIMIT, source: LimitSource::Configured, place: String::new(), growth_max: 4_000_000_000 };
+    rig.tell(Event::Memory(MemoryEvent::Limit(Some(limit))));
+    rig.hard(5);
+    let words = rig.up(0);
+    assert!(!rig.look(0, words));
+    assert_eq!(rig.hold(20, 70), None);
+    // Above the line for less than `confirm`; then it crashes.
+    assert_eq!(rig.hold(78, 9), None);
+    let words = rig.exit(0, Outcome::Exited(1));
+    assert!(!rig.look(0, words));
+    assert_eq!(rig.hold(5, 1), None);
+    let words = rig.up(0);
+    assert!(!rig.look(0, words));
+    assert_eq!(rig.hold(20, 70), None);
+    let ended = rig.hold(77, 30);
+    assert!(ended.is_some_and(|after| (95..120).contains(&after)), "after `confirm` and no later: {ended:?}");
 }
 
 // ---------------------------------------------------------------- what people read

@@ -199,9 +199,13 @@ mod tests {
     }
 
     fn write(root: &Path, usage: u64, file: u64) {
-        // In place, so that what is open stays the same.
-        std::fs::write(root.join("memory.stat"), format!("inactive_file {file}\nactive_file 0\n")).unwrap();
-        std::fs::write(root.join("memory.current"), format!("{usage}\n")).unwrap();
+        // In place and at once, as the kernel's files change: whoever reads sees the old number or the new one.
+        let put = |name: &str, text: String| {
+            let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(root.join(name)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, text.as_bytes(), 0).unwrap();
+        };
+        put("memory.stat", format!("inactive_file {file:09}\nactive_file 0\n"));
+        put("memory.current", format!("{usage:09}\n"));
     }
 
     fn counters(root: &Path) -> Counters {
@@ -237,8 +241,8 @@ mod tests {
     #[test]
     fn page_cache_is_no_growth() {
         let mut post = post("cache");
-        assert!(post.sentinel.watch(CALM));
         write(&post.root, 9_000, 8_000);
+        assert!(post.sentinel.watch(CALM));
         assert!(post.grown.recv_timeout(OFTEN * 50).is_err());
         write(&post.root, 9_000, 6_000);
         assert_eq!(post.grown.recv_timeout(PATIENCE).unwrap().reading.map(|reading| reading.hard), Some(3_000));
