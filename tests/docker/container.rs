@@ -13,6 +13,7 @@ use super::processes::{self, Process};
 
 pub const STACK: &str = "firstmate-all-in-one:test";
 pub const BUSYBOX: &str = "firstmate-busybox:test";
+pub const SCRATCH: &str = "firstmate-scratch:test";
 /// Every container of these tests has it: `docker ps -a --filter label=firstmate.test`.
 pub const LABEL: &str = "firstmate.test";
 

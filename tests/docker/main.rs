@@ -17,6 +17,7 @@ mod limit;
 mod modes;
 mod platform;
 mod processes;
+mod rolling;
 mod rounds;
 mod stack;
 mod stop;

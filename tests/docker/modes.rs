@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::client::Got;
-use super::container::{BUSYBOX, Container, Directory, STACK, until};
+use super::container::{BUSYBOX, Container, Directory, SCRATCH, STACK, until};
 
 #[test]
 fn under_docker_init_it_is_a_subreaper() {
@@ -145,6 +145,92 @@ fn a_full_pid_cgroup_is_named_and_survived() {
     assert_eq!(container.exec(&["firstmate", "status"]).0, 0);
     container.stop();
     assert_eq!(container.ended(), 0);
+}
+
+/// Nothing but firstmate and one program: no shell, no /etc, no /tmp, nobody's name, no place to write, no capability.
+#[test]
+fn from_scratch_it_needs_nothing_of_the_image() {
+    let files = Directory::new(&[(
+        "firstmate.toml",
+        r#"
+        [services.web]
+        command = ["/program", "httpd", "-f", "-p", "8000", "-h", "/"]
+        ready = { http = "http://127.0.0.1:8000/firstmate.toml", every = "200ms" }
+        "#,
+    )]);
+    let options = [
+        "--read-only",
+        "--ipc=none",
+        "--user=65532:65532",
+        "--cap-drop=ALL",
+        "--security-opt=no-new-privileges",
+        "--health-interval=500ms",
+        &files.mount("firstmate.toml", "/firstmate.toml:ro"),
+    ];
+    let container = Container::run(SCRATCH, &options, &[]);
+    container.wait_until_well();
+    assert_eq!(container.exec(&["/firstmate", "check", "ready"]), (0, "ok\n".to_owned()), "{}", container.log());
+    until("docker finds it healthy", || match container.inspect("{{.State.Health.Status}}") {
+        health if health == "healthy" => Ok(()),
+        health => Err(format!("{health}: {}", container.inspect("{{json .State.Health.Log}}"))),
+    });
+    assert_eq!(container.exec(&["/firstmate", "status"]).0, 0, "{}", container.log());
+    let pid = container.status().unwrap().services[0].instances[0].pid.unwrap();
+    let outer = container.processes().into_iter().find(|process| process.inner == pid).unwrap().outer;
+    // SAFETY: numbers only. The process is of this test's own container, and firstmate reaps it only once it has been killed.
+    assert_eq!(unsafe { libc::kill(outer, libc::SIGKILL) }, 0);
+    container.wait_until_said("web.1 killed by SIGKILL");
+    container.wait_until_well();
+    container.wait_until_tidy();
+    container.stop();
+    assert_eq!(container.ended(), 0);
+}
+
+/// `shareProcessNamespace` of Kubernetes, `pidMode: task` of ECS: PID 1 is somebody else, and so are others.
+#[test]
+fn in_a_shared_pid_namespace_foreign_processes_are_left_alone() {
+    let pause = Container::run(BUSYBOX, &["--entrypoint=sh"], &["-c", "sleep 3000 & setsid sleep 3001 & exec sleep 3002"]);
+    let foreign = until("three of the other container sleep", || {
+        let strangers = strangers(&pause);
+        if strangers.len() == 3 { Ok(strangers) } else { Err(format!("{:#?}", pause.processes())) }
+    });
+    let container = Container::busybox(
+        &[&format!("--pid=container:{}", pause.name)],
+        r#"
+        [services.a]
+        # Leaves one behind at each death, and one in a session of its own.
+        command = "sh -c 'sleep 1000 & setsid sleep 1001 & exec sleep 1002'"
+        signal_scope = "group"
+        backoff = { initial = "10ms", max = "10ms" }
+        "#,
+    );
+    let status = container.wait_until_well();
+    assert_ne!(status.pid, 1);
+    let own = |what: &str| {
+        until(what, || {
+            let all = container.processes();
+            let own: Vec<_> =
+                all.iter().filter(|one| one.run.is_some() && one.name == "sleep" && !one.zombie).map(|one| one.outer).collect();
+            if own.len() == 3 { Ok(own) } else { Err(format!("{all:#?}\n{}", container.log())) }
+        })
+    };
+    let first = own("three of ours sleep");
+    assert_eq!(container.exec(&["firstmate", "restart", "a"]).0, 0, "{}", container.log());
+    let second = own("three others of ours sleep");
+    assert!(first.iter().all(|pid| !second.contains(pid)), "{first:?} {second:?}");
+    let main = container.status().unwrap().services[0].instances[0].pid.unwrap();
+    container.exec_ok(&["kill", "-9", &main.to_string()]);
+    container.wait_until_said("2 processes left behind");
+    container.wait_until_well();
+    assert_eq!(strangers(&pause), foreign);
+    container.stop();
+    assert_eq!(container.ended(), 0);
+    // Nothing of ours is left with whoever is PID 1, and all of theirs is.
+    assert_eq!(strangers(&pause), foreign);
+    until("nothing of ours is left", || {
+        let all = pause.processes();
+        if all.iter().any(|process| process.run.is_some()) { Err(format!("{all:#?}")) } else { Ok(()) }
+    });
 }
 
 /// One that firstmate did not start: its pid on the host, and when it began.
