@@ -1,8 +1,10 @@
 //! Slow, greedy and lying clients against the real binary: they get an answer or a closed connection, a bounded piece of memory, and never
 //! keep firstmate from supervising or from answering its platform.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::firstmate::{Firstmate, request, rest_of, until};
 
@@ -145,6 +147,70 @@ fn five_hundred_hostile_connections_cost_bounded_memory_and_delay_nothing() {
     assert_eq!(answered, 3);
     assert!(firstmate.instance("crash.1").restarts.total > restarts);
     assert!(most < before + MEMORY, "{} KiB more than the {} KiB before", (most - before) / 1024, before / 1024);
+}
+
+/// From the end of a crashing service's run to the beginning of the next, its backoff of 10 ms taken off: the mean over so long.
+fn restart_latency(firstmate: &Firstmate, time: Duration) -> Duration {
+    let (before, began) = (firstmate.instance("quick.1").restarts.total, Instant::now());
+    std::thread::sleep(time);
+    let restarts = firstmate.instance("quick.1").restarts.total - before;
+    assert!(restarts > 10, "{restarts} restarts in {time:?}");
+    (began.elapsed() / restarts).saturating_sub(Duration::from_millis(10))
+}
+
+/// Asks as fast as it is answered, on one connection as long as that lasts, and holds back nothing.
+fn flood(firstmate: &Firstmate, over: &AtomicBool, answered: &AtomicU64) {
+    let ask = request("GET", "/livez", "").replace("Connection: close\r\n", "").repeat(50);
+    let mut answers = [0; 64 << 10];
+    while !over.load(Ordering::Relaxed) {
+        let mut stream = firstmate.tcp();
+        while !over.load(Ordering::Relaxed) && stream.write_all(ask.as_bytes()).is_ok() {
+            let mut whole = 0;
+            while whole < 50 {
+                let Ok(read @ 1..) = stream.read(&mut answers) else { break };
+                whole += answers.get(..read).unwrap_or_default().windows(9).filter(|part| *part == b"HTTP/1.1 ").count();
+            }
+            answered.fetch_add(u64::try_from(whole).unwrap(), Ordering::Relaxed);
+            if whole < 50 {
+                break;
+            }
+        }
+    }
+}
+
+/// Supervision under siege, as a ratio in one run: `make bench-endpoints`.
+#[test]
+#[ignore = "a measurement: run it with `make bench-endpoints` on an idle machine"]
+fn restarts_take_at_most_twice_as_long_under_siege() {
+    let firstmate = Firstmate::start(
+        "[services.quick]\ncommand = 'true'\nrestart = 'always'\nessential = false\ngive_up_after = 'never'\n\
+         backoff = { initial = '10ms', factor = 1.0, max = '10ms', jitter = 0.0 }\n[services.idle]\ncommand = 'sleep infinity'\n",
+    );
+    let time = Duration::from_secs(5);
+    let alone = restart_latency(&firstmate, time);
+    let (over, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (besieged, rate) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let held = besiege(&firstmate);
+                std::thread::sleep(Duration::from_millis(500));
+                drop(held);
+            }
+        });
+        scope.spawn(|| flood(&firstmate, &over, &answered));
+        let before = answered.load(Ordering::Relaxed);
+        let besieged = restart_latency(&firstmate, time);
+        let rate = (answered.load(Ordering::Relaxed) - before) / time.as_secs();
+        over.store(true, Ordering::Relaxed);
+        (besieged, rate)
+    });
+    let after = restart_latency(&firstmate, time);
+    let calm = alone.max(after);
+    println!(
+        "a restart takes {alone:?} undisturbed, {besieged:?} beside 500 hostile connections and {rate} requests a second, {after:?} after: {:.2} times",
+        besieged.as_secs_f64() / calm.as_secs_f64()
+    );
+    assert!(besieged < calm * 2, "{besieged:?} against {calm:?}");
 }
 
 /// SIGKILL to the process that has this pid within the namespace.
