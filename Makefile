@@ -5,13 +5,14 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-figures guard-matrix docker-test bench bench-endpoints clean
+.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-figures guard-matrix platform-matrix docker-test bench bench-endpoints clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
 	@echo 'make test    everything: format, lints, docs, tests, simulation, fuzzing, images'
 	@echo 'make build   the static binary: $(BINARY)'
 	@echo 'make guard-matrix  the memory guard against real leaks, all of it; writes docs/guard-matrix.md'
+	@echo 'make platform-matrix  every program of procfiles/, ten rolling stops under load, a hundred rounds of kill -9'
 	@echo 'make bench-endpoints  how fast probes and /metrics answer while 50 services crash'
 	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
 
@@ -61,6 +62,12 @@ guard: helpers
 guard-matrix: setup helpers
 	tests/docker/images $(BINARY)
 	tests/guard/matrix
+
+# What takes too long for each `make test`, which plays a sample of it.
+platform-matrix: setup helpers
+	tests/docker/images $(BINARY)
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --no-capture --test real -E 'test(/^(procfiles|programs)::/)'
+	FIRSTMATE_ROUNDS=100 FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --no-capture --run-ignored all --test docker -E 'test(/^(rolling|rounds|health)::/)'
 
 fuzz:
 	fuzz/run 5

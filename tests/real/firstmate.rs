@@ -147,7 +147,9 @@ impl Firstmate {
                 leaders.insert(leader.pid, format!(":{}:{}", instance.name, instance.run));
             }
             for process in &below {
-                let Some(run) = leaders.get(&process.session) else { return Err(format!("whose is {process:?}?")) };
+                // PostgreSQL's backends have sessions of their own.
+                let owner = leaders.get(&process.session).or_else(|| leaders.get(&process.parent));
+                let Some(run) = owner else { return Err(format!("whose is {process:?}?")) };
                 if process.zombie || process.run.as_ref().is_some_and(|marker| !marker.ends_with(run)) {
                     return Err(format!("{process:?} is left, beside {leaders:?}"));
                 }
@@ -160,12 +162,14 @@ impl Firstmate {
     pub fn kill_and_see_it_replaced(&self, name: &str) {
         let old = until(name, || self.leader(name));
         let run = until(name, || self.instance(name)).run;
+        let below = || processes::below(self.pid).into_iter();
+        let children: Vec<_> = below().filter(|process| process.parent == old.pid).map(|process| process.pid).collect();
         processes::kill(old.pid, libc::SIGKILL);
         until("the next run", || {
             let instance = self.instance(name)?;
             if instance.run == run || instance.pid.is_none() { Err(format!("{instance:?}")) } else { Ok(()) }
         });
-        let left: Vec<_> = processes::below(self.pid).into_iter().filter(|process| process.session == old.session).collect();
+        let left: Vec<_> = below().filter(|process| process.session == old.session || children.contains(&process.pid)).collect();
         assert_eq!(left, [], "the next run of {name} began too early");
     }
 

@@ -14,7 +14,7 @@ use super::firstmate::{Firstmate, assert_order, binary};
 use super::processes;
 use super::sandbox::{Sandbox, edit, until, until_true};
 
-fn procfiles() -> PathBuf {
+pub fn procfiles() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("procfiles")
 }
 
@@ -50,7 +50,7 @@ fn kill_the_master(firstmate: &Firstmate, name: &str, serves: impl Fn()) {
 }
 
 /// firstmate is asked to end while a request is in flight: the program gets its signal, the request is answered, all is over.
-fn stop_with_a_request_in_flight<T: Send + 'static>(
+pub fn stop_with_a_request_in_flight<T: Send + 'static>(
     mut firstmate: Firstmate,
     (name, signal): (&str, &str),
     request: impl FnOnce() -> T + Send + 'static,
@@ -76,7 +76,7 @@ fn stop_with_a_request_in_flight<T: Send + 'static>(
 }
 
 /// Once nobody new gets in.
-fn answer_late(upstream: &Upstream) {
+pub fn answer_late(upstream: &Upstream) {
     until_true("port 80 is closed", || TcpStream::connect(("127.0.0.1", 80)).is_err());
     upstream.answer();
 }
