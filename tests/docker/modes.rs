@@ -154,7 +154,7 @@ fn from_scratch_it_needs_nothing_of_the_image() {
         "firstmate.toml",
         r#"
         [services.web]
-        command = ["/program", "httpd", "-f", "-p", "8000", "-h", "/"]
+        command = ["/busybox", "httpd", "-f", "-p", "8000", "-h", "/"]
         ready = { http = "http://127.0.0.1:8000/firstmate.toml", every = "200ms" }
         "#,
     )]);
@@ -197,6 +197,9 @@ fn in_a_shared_pid_namespace_foreign_processes_are_left_alone() {
     let container = Container::busybox(
         &[&format!("--pid=container:{}", pause.name)],
         r#"
+        [firstmate]
+        # Where it is not PID 1 it does not listen unless it is told to.
+        http = "0.0.0.0:9180"
         [services.a]
         # Leaves one behind at each death, and one in a session of its own.
         command = "sh -c 'sleep 1000 & setsid sleep 1001 & exec sleep 1002'"
