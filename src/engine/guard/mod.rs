@@ -396,6 +396,7 @@ impl Guard {
             }
             MemoryEvent::Grew { calm_until, reading } => {
                 self.pace.stayed(calm_until.min(now));
+                self.history.push(calm_until.min(now), self.hard);
                 self.take(now, MemoryEvent::Read(reading), instances, may, out)
             }
             MemoryEvent::Accounted(accounts) => self.on_accounted(now, *accounts, instances, may, out),
@@ -452,6 +453,7 @@ impl Guard {
 
     fn on_read(&mut self, now: Timestamp, reading: Reading, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
         self.watched = false;
+        self.history.push(now, reading.hard);
         self.hard = reading.hard;
         self.parts = reading.parts;
         let gated = self.release_gates(now);
@@ -584,7 +586,6 @@ impl Guard {
             }
         }
         self.tmpfs = accounts.tmpfs;
-        self.history.push(now, self.hard);
         self.accounted_at = Some(now);
         self.changed_from = None;
         self.follow_own(now);

@@ -38,10 +38,6 @@ pub(super) struct Pace {
     /// When the present look was due.
     due: Option<Timestamp>,
     last: Option<(Timestamp, u64)>,
-    /// What the look before it showed.
-    previous: u64,
-    /// And the one before that.
-    before: u64,
     /// Bytes a second between the last two looks, and between the two before.
     slope: f64,
     earlier: f64,
@@ -57,19 +53,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) const fn new(now: Timestamp) -> Self {
-        Self {
-            due: None,
-            last: None,
-            previous: 0,
-            before: 0,
-            slope: 0.0,
-            earlier: 0.0,
-            peak: 0.0,
-            late: 0.0,
-            accounting: 0.001,
-            quiet_level: 0,
-            quiet_since: now,
-        }
+        Self { due: None, last: None, slope: 0.0, earlier: 0.0, peak: 0.0, late: 0.0, accounting: 0.001, quiet_level: 0, quiet_since: now }
     }
 
     /// A look at `now` showed `hard`.
@@ -93,7 +77,6 @@ impl Pace {
             self.quiet_level = hard;
             self.quiet_since = now;
         }
-        (self.before, self.previous) = (self.previous, self.last.map_or(hard, |(_, hard)| hard));
         self.last = Some((now, hard));
     }
 
@@ -105,12 +88,6 @@ impl Pace {
     /// The lower of the last two slopes, so that neither a step nor the counters' noise is taken for one; 0 when it does not grow.
     pub(super) const fn steady(&self) -> f64 {
         self.slope.min(self.earlier).max(0.0)
-    }
-
-    /// The same, if it has grown by more than `noise` bytes since the look before the last.
-    pub(super) fn sudden(&self, noise: u64) -> f64 {
-        let grown = self.last.map_or(0, |(_, hard)| hard.saturating_sub(self.before));
-        if grown > noise { self.steady() } else { 0.0 }
     }
 
     /// What there will be by the time a signal could follow from the next look, at the present rate.

@@ -124,10 +124,7 @@ impl Guard {
         }
         let culprit = self.culprit();
         let forecasts = i32::try_from(culprit.map_or(0, |track| track.forecasts).min(2)).unwrap_or(2);
-        let trend = self.trend(now, lines);
-        // Where there is so little time that a second ago tells nothing, what the last looks say counts as well.
-        let sudden = if forecasts > 0 { self.pace.sudden(part(lines.limit, NOISE)) } else { 0.0 };
-        let slope = trend.max(sudden);
+        let slope = self.trend(now, lines);
         if slope > 0.0
             && !culprit.is_some_and(has_been_there)
             && self.hard >= lines.hard.saturating_sub(part(lines.limit, FORECAST_ROOM))
