@@ -9,7 +9,6 @@ mod caps;
 pub mod container;
 pub mod cpu;
 pub mod memory;
-pub mod notify;
 pub mod output;
 pub mod own;
 pub mod poll;

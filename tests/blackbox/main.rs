@@ -10,7 +10,6 @@
 mod cgroup;
 mod harness;
 
-mod announcements;
 mod ending;
 mod incidents;
 mod launch;

@@ -98,7 +98,6 @@ pub fn plain<'a>(argv: &'a [OsString], env: &'a Environment) -> Request<'a> {
         stdio: Stdio::Pipes,
         placement: Placement::Session,
         cgroup: None,
-        notify_fd: None,
     }
 }
 

@@ -91,7 +91,6 @@ impl Stand {
             stdio: Stdio::Inherit,
             placement: Placement::Session,
             cgroup,
-            notify_fd: None,
         };
         spawn::spawn(&request).unwrap()
     }
