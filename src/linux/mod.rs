@@ -1,8 +1,9 @@
 //! The thin shell around the kernel: spawning, reaping, signals, process trees, pipes.
 //!
-//! One thread does all of it, but for writing the log to a file ([`output`]), the last words ([`termination_log`]), and for measuring a
-//! process that may be stuck ([`memory::pss`]). It promises that nothing in here blocks that thread, that [`reap`] is the only owner of every wait,
-//! that a child starts clean ([`spawn`]), and that no process firstmate did not start is ever signalled ([`tree`]). It decides nothing.
+//! One thread does all of it, but for writing the log to a file ([`output`]), the last words ([`termination_log`]), for measuring a
+//! process that may be stuck ([`memory::pss`]), and for looking at a calm container ([`memory::sentinel`]). It promises that nothing in
+//! here blocks that thread, that [`reap`] is the only owner of every wait, that a child starts clean ([`spawn`]), and that no process
+//! firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
 pub mod alarm;
 mod caps;
@@ -17,5 +18,6 @@ pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod termination_log;
+mod thread;
 pub mod tree;
 mod users;

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 use nix::sys::socket::{MsgFlags, SockType, getsockopt, send, sockopt};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 
 use super::poll::{Interest, Poller};
+use super::thread;
 
 /// Bytes of a line that are kept together, line ending not counted; a longer one is cut into pieces of at most this size. It is where
 /// Docker and the CRI runtimes cut as well.
@@ -815,15 +815,9 @@ impl Shared {
     fn start(fd: OwnedFd, queue: Queue) -> io::Result<Arc<Self>> {
         let state = Mutex::new(State { queue, closed: false, broken: None });
         let shared = Arc::new(Self { state, changed: Condvar::new(), drained: Condvar::new() });
-        // Signals are for the thread that has the loop, so the new one starts with all of them blocked.
-        let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("log-writer".into()).stack_size(WRITER_STACK);
-        let started = thread.spawn(move || theirs.write_all_of_it(&fd));
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        // Never joined: it may be stuck in a write that lasts as long as the disk likes.
-        started.map(|_detached| shared)
+        thread::start("log-writer", WRITER_STACK, move || theirs.write_all_of_it(&fd))?;
+        Ok(shared)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

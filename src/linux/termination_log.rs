@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use super::thread;
+
 /// Kubernetes reads the last so many bytes; see terminationMessagePath in its documentation.
 pub const MOST: usize = 4096;
 /// What firstmate may always have, however much a service has written before it.
@@ -44,9 +46,10 @@ impl TerminationLog {
     /// Begins to write what `words` makes of the room there is in bytes; once.
     pub fn write(self, words: impl FnOnce(usize) -> String + Send + 'static) -> Writing {
         let (tell, told) = channel();
-        let thread = std::thread::Builder::new().name("last-words".into()).stack_size(STACK);
         // No room for a thread (EAGAIN at the limit of processes) means no last words; writing them here could hold up the end.
-        let _ = thread.spawn(move || tell.send(self.perform(words)));
+        let _ = thread::start("last-words", STACK, move || {
+            let _ = tell.send(self.perform(words));
+        });
         Writing(told)
     }
 

@@ -21,12 +21,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-
 use super::account::{KERNEL_STACK, Told, kibibytes, read_status};
 use crate::engine::RunId;
 use crate::engine::memory::{MemoryEvent, Pss};
 use crate::engine::status::MemoryMethod;
+use crate::linux::thread;
 use crate::linux::tree::{exists, open_private, own_dumpable, start_time};
 
 /// After this a pass begins no other process.
@@ -148,13 +147,9 @@ impl Meter {
             refused: BTreeMap::new(),
             text: Vec::new(),
         };
-        // Signals are for the thread that has the loop, so the new one starts with all of them blocked.
-        let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-        let started = std::thread::Builder::new().name("pss".into()).stack_size(STACK).spawn(move || worker.work(&receiver));
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        // Never joined: it may hang where the process hangs that it reads of. It ends when the sender is dropped.
-        started.map(|_detached| sender)
+        // It may hang where the process hangs that it reads of. It ends when the sender is dropped.
+        thread::start("pss", STACK, move || worker.work(&receiver))?;
+        Ok(sender)
     }
 }
 

@@ -13,10 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::Instant;
 
-use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
-
 use super::counters::Counters;
 use crate::engine::memory::{Calm, Reading};
+use crate::linux::thread;
 
 /// The thread sleeps, reads and compares.
 const STACK: usize = 64 << 10;
@@ -62,13 +61,9 @@ impl Sentinel {
     pub fn new(counters: Counters, report: impl Fn(Grown) + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let worker = Worker { shared: Arc::clone(&shared), counters, watch: None, calm_until: Instant::now(), exact_at: Instant::now() };
-        // Signals are for the thread that has the loop, so the new one starts with all of them blocked.
-        let mut before = SigSet::empty();
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
-        let started = std::thread::Builder::new().name("sentinel".into()).stack_size(STACK).spawn(move || worker.work(&report));
-        pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
-        // Never joined: it ends when this is dropped, or with the process.
-        Ok(Self { shared, thread: started?.thread().clone(), told: None })
+        // It ends when this is dropped.
+        let thread = thread::start("sentinel", STACK, move || worker.work(&report))?;
+        Ok(Self { shared, thread, told: None })
     }
 
     /// Looks as `calm` says until that is over. Returns whether it does: if not, the loop has to look itself.
@@ -88,12 +83,6 @@ impl Sentinel {
     /// It has reported, and stopped looking with that.
     pub const fn has_reported(&mut self) {
         self.told = None;
-    }
-
-    /// Whether it was told to look, and not to stop.
-    #[must_use]
-    pub const fn watches(&self) -> bool {
-        self.told.is_some()
     }
 
     /// Reads these from now on. Returns whether it does.
@@ -227,7 +216,7 @@ mod tests {
     fn growth_is_reported_once_with_the_last_look_before_it() {
         let mut post = post("grows");
         let began = Instant::now();
-        assert!(post.sentinel.watch(CALM) && post.sentinel.watches());
+        assert!(post.sentinel.watch(CALM) && post.sentinel.told.is_some());
         write(&post.root, 3_000, 0);
         let grown = post.grown.recv_timeout(PATIENCE).unwrap();
         assert_eq!(grown.reading.map(|reading| reading.hard), Some(3_000));
@@ -260,7 +249,7 @@ mod tests {
     fn at_rest_it_does_not_look() {
         let mut post = post("rests");
         assert!(post.sentinel.watch(CALM));
-        while post.sentinel.watches() {
+        while post.sentinel.told.is_some() {
             post.sentinel.rest();
         }
         write(&post.root, 3_000, 0);
