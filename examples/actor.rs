@@ -9,7 +9,9 @@
 //! it exists) · `print-raw TEXT` (no line end) `long N` (a line of so many bytes) `flood` (lines for ever, as fast as can be) ·
 //! `orphans-at-once N` (dead ones, all handed over in one moment) · `print-received SIGNAL` (each signal that comes, up to that one) ·
 //! `print-tty` · `answer ADDRESS FILE` (to every question with what is in the file, and hangs up; says nothing while there is none; prints
-//! how many visitors are there at once; ADDRESS is a port, the path of a socket, or `@NAME`) · `full ADDRESS` (a queue that takes nobody)
+//! how many visitors are there at once; ADDRESS is a port, the path of a socket, or `@NAME`) · `full ADDRESS` (a queue that takes nobody) ·
+//! `notify TEXT` (to $NOTIFY_SOCKET; `\n` is a newline, `%p` its pid) `notify-to ADDRESS TEXT` `notify-barrier` (and says so once it is
+//! passed) `ping MS FILE` (WATCHDOG=1 every so often while the file exists) · `write-fd N TEXT` `close-fd N`
 
 use std::ffi::CString;
 use std::fs::File;
@@ -17,9 +19,11 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::process::ExitCode;
 use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 use firstmate::engine::Signal;
 
@@ -198,10 +202,68 @@ fn act(mut script: Vec<String>) -> Result<u8, Failure> {
                 let (tty, foreground) = unsafe { (libc::isatty(0) == 1, libc::tcgetpgrp(0) == libc::getpgrp()) };
                 say(&format!("tty {tty}, foreground {foreground}"))?;
             }
+            "notify" => notify(&std::env::var("NOTIFY_SOCKET")?, &word()?)?,
+            "notify-to" => notify(&word()?, &word()?)?,
+            "notify-barrier" => {
+                notify_barrier(&std::env::var("NOTIFY_SOCKET")?)?;
+                say("passed the barrier")?;
+            }
+            "ping" => {
+                let wait = word()?.parse()?;
+                let file = word()?;
+                while std::fs::exists(&file)? {
+                    notify(&std::env::var("NOTIFY_SOCKET")?, "WATCHDOG=1")?;
+                    // SAFETY: no descriptors, so none are looked at.
+                    unsafe { libc::poll(std::ptr::null_mut(), 0, wait) };
+                }
+            }
+            "write-fd" => {
+                let fd = word()?.parse()?;
+                let text = word()?.replace("\\n", "\n");
+                // SAFETY: `text` has that many bytes.
+                if unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) } == -1 {
+                    return Err(io::Error::last_os_error().into());
+                }
+            }
+            "close-fd" => {
+                let fd = word()?.parse()?;
+                // SAFETY: numbers only; this program has no other use for it.
+                unsafe { libc::close(fd) };
+            }
             _ => return Err(format!("`{verb}` is not in my script").into()),
         }
     }
     Ok(0)
+}
+
+/// As sd_notify(3) does.
+fn notify(address: &str, text: &str) -> Result<(), Failure> {
+    let pid = std::process::id().to_string();
+    connect(address)?.send(text.replace("\\n", "\n").replace("%p", &pid).as_bytes())?;
+    Ok(())
+}
+
+fn connect(address: &str) -> Result<UnixDatagram, Failure> {
+    let address = match address.strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
+}
+
+/// As sd_notify_barrier(3) does: returns once the supervisor has closed the descriptor that comes along.
+fn notify_barrier(address: &str) -> Result<(), Failure> {
+    let (mut ours, theirs) = io::pipe()?;
+    let socket = connect(address)?;
+    let piece = [io::IoSlice::new(b"BARRIER=1")];
+    let fds = [theirs.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<UnixAddr>(socket.as_raw_fd(), &piece, &rights, MsgFlags::empty(), None)?;
+    drop(theirs);
+    ours.read_to_end(&mut Vec::new())?;
+    Ok(())
 }
 
 /// One write a line, so that processes sharing a pipe do not mix theirs.

@@ -4,6 +4,7 @@
 //! and standard output are non-blocking, probes and HTTP are futures. [`Reaper`] is the only owner of waits. A turn of the loop is:
 //! take what is ready, turn it into events, let the engine decide, perform what it decided, write what there is to say.
 
+mod announcements;
 mod environment;
 mod last_lines;
 mod measure;
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Http, Loaded};
-use crate::engine::spec::{Command, Scope, Service};
+use crate::engine::spec::{Command, Readiness, Scope, Service};
 use crate::engine::{
     Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
 };
@@ -43,6 +44,7 @@ use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream, last_words};
 use crate::server::SocketPath;
 
+use announcements::Announcements;
 use environment::Environments;
 use measure::Gauges;
 use memory::Memory;
@@ -69,6 +71,9 @@ const STREAM: u8 = 4;
 const PROBE_LAUNCH: u8 = 5;
 const PROBE_STREAM: u8 = 6;
 const ALARM: u8 = 7;
+const NOTIFY: u8 = 8;
+const NOTIFY_FD: u8 = 9;
+const OUTER: u8 = 10;
 
 const fn token(class: u8, pid: u32) -> u64 {
     (class as u64) << 56 | pid as u64
@@ -112,6 +117,8 @@ struct Run {
     launch: Option<OwnedFd>,
     failed: Option<LaunchError>,
     streams: [Option<u64>; 2],
+    /// Until it has said there that it is ready.
+    notify_fd: Option<OwnedFd>,
 }
 
 /// Whose child a pid is.
@@ -164,6 +171,7 @@ struct Supervisor {
     streams: Streams<(RunId, Stream)>,
     output: Output,
     probes: Probes,
+    announcements: Announcements,
     desk: Desk,
     memory: Memory,
     gauges: Gauges,
@@ -237,6 +245,8 @@ impl Supervisor {
                 SIGNALS => self.take_signals(signals, reaper),
                 ALARM => {
                     alarm.clear();
+                    // What was said in time must not come after what is due without it.
+                    self.take_notifications();
                     self.alarm_at = None;
                     self.events.push_back(Event::Tick);
                     self.check_memory(self.now());
@@ -244,6 +254,9 @@ impl Supervisor {
                 SINK => self.output.flush(),
                 LAUNCH => self.launch_progressed(pid_of(one.token)),
                 STREAM => self.read_stream(one.token),
+                NOTIFY => self.take_notifications(),
+                NOTIFY_FD => self.read_notify_fd(pid_of(one.token)),
+                OUTER => self.tell_outer(),
                 PROBE_LAUNCH => self.probes.launch_progressed(pid_of(one.token), &self.poller),
                 PROBE_STREAM => self.probes.read_stream(one.token),
                 _ => {}
@@ -336,6 +349,7 @@ impl Supervisor {
         }
         let now = self.now();
         self.desk.settle(&self.engine.borrow(), now);
+        self.tell_outer();
     }
 
     fn tell(&mut self, notice: &Notice) {
@@ -407,6 +421,7 @@ impl Supervisor {
         };
         let name = self.output.instance_name(run.instance);
         self.environments.prepare(run, name, service, &self.trees)?;
+        self.announcements.prepare(service, self.environments.present_mut())?;
         let cgroup = match self.memory.create_cgroup(run, name) {
             None => None,
             Some(Ok(directory)) => Some(directory),
@@ -448,7 +463,9 @@ impl Supervisor {
                 None
             }
         };
-        self.runs.insert(run, Run { pid, launch, failed: None, streams });
+        let notify_fd = spawned.notify.and_then(|fd| self.watch_notify_fd(run, pid, fd));
+        self.announcements.started(run);
+        self.runs.insert(run, Run { pid, launch, failed: None, streams, notify_fd });
     }
 
     fn probe(&mut self, run: RunId, kind: ProbeKind, number: u32) {
@@ -488,8 +505,12 @@ impl Supervisor {
     }
 
     fn read_stream(&mut self, token: u64) {
-        let output = &mut self.output;
-        let ended = self.streams.read(token, &mut |(run, stream): (RunId, Stream), piece| output.service_line(run.instance, stream, piece));
+        let (output, announcements) = (&mut self.output, &mut self.announcements);
+        let ended = self.streams.read(token, &mut |(run, stream): (RunId, Stream), piece| {
+            output.service_line(run.instance, stream, piece);
+            announcements.line(run, piece.text);
+        });
+        self.take_matches();
         if let Some((run, _)) = ended
             && let Some(known) = self.runs.get_mut(&run)
         {
@@ -587,6 +608,10 @@ impl Supervisor {
         if let Some(launch) = &known.launch {
             let _ = self.poller.remove(launch);
         }
+        if let Some(notify_fd) = &known.notify_fd {
+            let _ = self.poller.remove(notify_fd);
+        }
+        self.announcements.over(run);
         // The pid may be reaped and given to another child by now; only if it is still this run's is it to be forgotten.
         if matches!(self.owners.get(&known.pid), Some(Owner::Run(other)) if *other == run) {
             self.owners.remove(&known.pid);
@@ -659,6 +684,10 @@ fn start(
         stdio,
         placement: Placement::Session,
         cgroup,
+        notify_fd: match (stdio, &service.ready) {
+            (Stdio::Pipes, Readiness::NotifyFd(number)) => Some(*number),
+            _ => None,
+        },
     })
 }
 

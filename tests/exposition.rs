@@ -22,7 +22,9 @@ fn statuses() -> [Status; 3] {
         {"name":"web","kind":"service","essential":true,"ready":true,"instances":[
             {"name":"web.1","state":"running","ready":true,"pid":31,"uptime_ms":243005,"run":16,
              "restarts":{"total":15,"crash":5,"live":1,"start_timeout":2,"memory":7,"oom":3},
-             "memory":{"bytes":104857600,"at_least_bytes":1,"at_most_bytes":2,"method":"pss","percent":39.1,"age_ms":5}},
+             "memory":{"bytes":104857600,"at_least_bytes":1,"at_most_bytes":2,"method":"pss","percent":39.1,"age_ms":5},
+             "ready_probe":{"successes":40,"failures":2,"last_passed":true,"last_took_us":900,"total_took_us":1040900},
+             "live_probe":{"successes":0,"failures":3,"last_passed":false,"last_took_us":2000000,"total_took_us":6000000}},
             {"name":"web.2","state":"backoff","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0}}]}]}"#;
     let full: Status = serde_json::from_str(text).unwrap();
     let bare = Status { memory: None, started_unix_ms: None, services: Vec::new(), ..full.clone() };

@@ -207,16 +207,16 @@ fn status_is_the_engines_json() {
     let body = concat!(
         r#"{"version":"0.1.0","pid":1,"uptime_ms":250000,"phase":"running","ready":false,"live":true,"started":true,"services":["#,
         r#"{"name":"nginx","kind":"service","essential":true,"ready":true,"instances":[{"name":"nginx.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}}]},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}}]},"#,
         r#"{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"connect 127.0.0.1:6379: refused","#,
         r#""instances":[{"name":"redis.1","state":"running","ready":false,"pid":31,"uptime_ms":243000,"run":1,"#,
-        r#""restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
+        r#""restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
         r#"{"name":"worker","kind":"service","essential":false,"ready":false,"instances":[{"name":"worker.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}},"#,
-        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}},"#,
+        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0},"#,
         r#""why":"gave up after 10 failed runs","last_outcome":"exit 1"}]},"#,
         r#"{"name":"migrate","kind":"oneshot","essential":true,"ready":true,"instances":[{"name":"migrate.1","state":"completed","#,
-        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"start_timeout":0,"memory":0,"oom":0}}]}]}"#,
+        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}}]}]}"#,
         "\n"
     );
     let whole = expected(OK, "application/json", "", body);
@@ -229,7 +229,7 @@ fn status_is_the_engines_json() {
         r#","memory":{"limit_bytes":536870912,"limit_source":"cgroup-v2","limit_place":"/sys/fs/cgroup","hard_bytes":421527552,"#,
         r#""restart_above_bytes":402653184,"above_for_ms":4000,"oom_kills":1,"#,
         r#""acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":2},"why":"above the line for 4 s"},"services":["#,
-        r#""restarts":{"total":3,"crash":1,"live":0,"start_timeout":0,"memory":2,"oom":1},"#,
+        r#""restarts":{"total":3,"crash":1,"live":0,"watchdog":0,"start_timeout":0,"memory":2,"oom":1},"#,
         r#""memory":{"bytes":188743680,"at_least_bytes":188743680,"at_most_bytes":188743680,"method":"pss","percent":35.2,"#,
         r#""restart_above_bytes":209715200,"age_ms":900}"#,
     ] {

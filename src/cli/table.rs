@@ -114,7 +114,7 @@ fn detail(instance: &InstanceStatus, container_line: Option<u64>) -> String {
         parts.push(if instance.ready { "ready" } else { "not ready" }.to_owned());
     }
     let mut text = parts.join(", ");
-    if let Some(why) = &instance.why {
+    if let Some(why) = instance.why.as_ref().or(instance.says.as_ref()) {
         if !text.is_empty() {
             text.push_str(": ");
         }
@@ -153,6 +153,7 @@ mod tests {
             why: None,
             last_outcome: None,
             last_exit_code: None,
+            says: None,
             memory: None,
             ready_probe: None,
             live_probe: None,

@@ -236,6 +236,7 @@ fn why(ended: &RunEnded) -> String {
     let mut text = match ended.cause {
         Cause::Crash => String::new(),
         Cause::Live => because("its liveness probe failed"),
+        Cause::Watchdog => because("its watchdog ended it"),
         Cause::StartTimeout => because("it was not ready within `start_timeout`"),
         Cause::Memory => match &ended.guard {
             Some(act) if act.act == ActName::Kill => format!("the memory guard killed it: {}", seen(act)),
@@ -344,6 +345,7 @@ fn advice(ended: &RunEnded, container: Option<&ContainerMemory>) -> String {
     let text = match (ended.cause, &ended.outcome) {
         (_, How::OomKilled) => no_memory(container),
         (Cause::Memory, _) => return grown(ended, &service),
+        (Cause::Watchdog, _) => "see what keeps it from saying WATCHDOG=1 in time, and whether `watchdog` leaves it enough time under load",
         (Cause::Live, _) => "see what its `live` probe asks, and whether `timeout` and `failures` leave it enough time under load",
         (Cause::StartTimeout, _) => "see what its `ready` probe asks; a service that takes longer needs a longer `start_timeout`",
         (Cause::Crash | Cause::Operator | Cause::Shutdown, How::SpawnFailed { stage, errno, .. }) => {

@@ -20,7 +20,13 @@ use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration,
 use super::{Diagnostic, Http, Source, command_line, procfile};
 use crate::engine::Signal;
 use crate::engine::capability::{self, Capabilities, Rights};
-use crate::engine::spec::{Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Resource, Restart, Scope, Victim};
+use crate::engine::spec::{
+    Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Readiness, Resource, Restart, Scope, Victim,
+};
+
+mod readiness;
+
+pub use readiness::log_pattern;
 
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
@@ -29,7 +35,7 @@ const FIRSTMATE_KEYS: [&str; 7] = ["http", "http_details", "socket", "stop_timeo
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 30] = [
+const SERVICE_KEYS: [&str; 31] = [
     "command",
     "type",
     "instances",
@@ -47,6 +53,7 @@ const SERVICE_KEYS: [&str; 30] = [
     "reload_signal",
     "ready",
     "live",
+    "watchdog",
     "memory",
     "user",
     "group",
@@ -205,9 +212,13 @@ pub struct Draft {
     /// Makes it read its configuration anew.
     pub reload_signal: Option<Signal>,
     /// May it take work.
-    pub ready: Option<Spanned<Probe>>,
+    pub ready: Option<Spanned<Readiness>>,
+    /// `ready` is there but tells nothing; nothing more need be said about it.
+    pub ready_is_bad: bool,
     /// Must it be restarted.
     pub live: Option<Spanned<Probe>>,
+    /// How often it must say that it is alive.
+    pub watchdog: Option<Spanned<Duration>>,
     /// What the memory guard may do with it.
     pub memory: MemoryDraft,
     /// Name or number.
@@ -265,7 +276,9 @@ impl Draft {
             scope: None,
             reload_signal: None,
             ready: None,
+            ready_is_bad: false,
             live: None,
+            watchdog: None,
             memory: MemoryDraft::default(),
             user: None,
             group: None,
@@ -849,8 +862,14 @@ impl Walk<'_> {
             "reload_signal" => {
                 draft.reload_signal = self.signal(value).filter(|signal| self.is_handled(*signal, value.span(), "reload_signal"))
             }
-            "ready" => draft.ready = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
+            "ready" => {
+                draft.ready = self.readiness(value).map(|ready| Spanned::new(key_span, ready));
+                draft.ready_is_bad = draft.ready.is_none();
+            }
             "live" => draft.live = self.probe(value).map(|probe| Spanned::new(key_span, probe)),
+            "watchdog" => {
+                draft.watchdog = self.duration_at_least(value, "watchdog", SHORTEST).map(|every| Spanned::new(key_span, every));
+            }
             "memory" => self.service_memory(value, &mut draft.memory),
             "user" => draft.user = self.account(value, "user"),
             "group" => draft.group = self.account(value, "group"),

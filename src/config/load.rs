@@ -23,7 +23,7 @@ use super::values::{nearest, show_amount, show_duration, show_size};
 use super::{Diagnostic, GivenLimit, Settings, Severity, Source, TerminationLog, command_line};
 use crate::engine::Signal;
 use crate::engine::spec::{
-    Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
+    Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
 };
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
@@ -673,10 +673,8 @@ impl Join<'_> {
     }
 
     /// A probe's Unix socket gets its whole path, which must not be too long for one.
-    fn whole_socket_path(&mut self, source: &Source, probe: Option<&mut Spanned<Probe>>) {
-        let Some(probe) = probe else { return };
-        let span = probe.span();
-        let Some(path) = probe.get_mut().check.socket_mut().filter(|path| !path.starts_with('@')) else { return };
+    fn whole_socket_path(&mut self, source: &Source, span: Range<usize>, probe: &mut Probe) {
+        let Some(path) = probe.check.socket_mut().filter(|path| !path.starts_with('@')) else { return };
         // Both parts are text: the file's own was read as such, and a directory that is not would be shown so.
         *path = self.base.join(&*path).to_string_lossy().into_owned();
         if path.len() > SUN_PATH {
@@ -687,8 +685,14 @@ impl Join<'_> {
 
     fn service(&mut self, mut draft: Draft, edges: Vec<Edge>, base_port: u16, entries: &[String]) -> Option<Service> {
         let kind = draft.kind.unwrap_or(Kind::Service);
-        self.whole_socket_path(&draft.source, draft.ready.as_mut());
-        self.whole_socket_path(&draft.source, draft.live.as_mut());
+        if let Some(ready) = &mut draft.ready
+            && let (span, Readiness::Probe(probe)) = (ready.span(), ready.get_mut())
+        {
+            self.whole_socket_path(&draft.source, span, probe);
+        }
+        if let Some(live) = &mut draft.live {
+            self.whole_socket_path(&draft.source, live.span(), live.get_mut());
+        }
         let mut wrong = |span: Range<usize>, message: String, help: &str| self.problems.push(draft.source.error(span, message).help(help));
         if RESERVED.contains(&draft.name.as_str()) {
             let message = format!("`{}` cannot be the name of a service: commands use it for every service", draft.name);
@@ -696,21 +700,37 @@ impl Join<'_> {
         }
         if let (Kind::Service, Some(ready)) = (kind, &draft.ready) {
             let within = draft.start_timeout.as_ref().map_or(START_TIMEOUT, |timeout| *timeout.get_ref());
-            let delay = ready.get_ref().initial_delay;
+            let (what, delay, key) = match ready.get_ref() {
+                Readiness::Probe(probe) => ("its probe is first asked", probe.initial_delay, "initial_delay"),
+                Readiness::Delay(delay) => ("it is so", *delay, "delay"),
+                Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => ("", Duration::ZERO, ""),
+            };
             if delay >= within {
                 let message = format!(
-                    "`{}` can never be ready: its probe is first asked after {}, and its start_timeout is {}",
+                    "`{}` can never be ready: {what} after {}, and its start_timeout is {}",
                     draft.name,
                     show_duration(delay),
                     show_duration(within)
                 );
-                wrong(ready.span(), message, "raise start_timeout, or lower initial_delay");
+                wrong(ready.span(), message, &format!("raise start_timeout, or lower {key}"));
+            }
+        }
+        let mut ready = draft.ready.as_ref().map(|ready| ready.get_ref().clone()).unwrap_or_default();
+        // What was meant by a `ready` that cannot be read has been asked already.
+        if let Some(every) = draft.watchdog.as_ref().filter(|_| !draft.ready_is_bad) {
+            match &mut ready {
+                Readiness::Notify { watchdog } => *watchdog = Some(*every.get_ref()),
+                Readiness::Delay(_) | Readiness::Probe(_) | Readiness::NotifyFd(_) | Readiness::Log(_) => wrong(
+                    every.span(),
+                    format!("`{}` cannot say that it is alive: a watchdog listens on NOTIFY_SOCKET", draft.name),
+                    "add ready = { notify = true } where the program speaks sd_notify, or use a `live` probe",
+                ),
             }
         }
         if kind == Kind::Oneshot {
             for (key, span) in [("ready", draft.ready.as_ref().map(Spanned::span)), ("live", draft.live.as_ref().map(Spanned::span))] {
                 if let Some(span) = span {
-                    let message = format!("a oneshot cannot have a `{key}` probe: it is done when it exits");
+                    let message = format!("a oneshot cannot have `{key}`: it is done when it exits");
                     wrong(span, message, "remove it, or make the service a type = \"service\"");
                 }
             }
@@ -778,7 +798,7 @@ impl Join<'_> {
                 timeout: draft.stop_timeout.map_or(Duration::from_secs(10), Spanned::into_inner),
                 scope,
             },
-            ready: draft.ready.map(Spanned::into_inner),
+            ready,
             live: draft.live.map(Spanned::into_inner),
             memory: ServiceMemory {
                 restart_above: draft.memory.restart_above.map(Spanned::into_inner),

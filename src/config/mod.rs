@@ -19,6 +19,7 @@ pub mod values;
 mod tests;
 
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
+pub use file::log_pattern;
 pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, find, load};
 pub use patience::PLATFORM_PATIENCE;
 

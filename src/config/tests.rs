@@ -196,7 +196,7 @@ fn every_key_reaches_the_spec() {
                 timeout: Duration::from_millis(2_500),
                 scope: Scope::Group
             },
-            ready: Some(Probe {
+            ready: Readiness::Probe(Probe {
                 check: Check::Http(HttpCheck {
                     at: Address::Tcp { host: "::1".to_owned(), port: 8080 },
                     path: "/healthz?x=1".to_owned(),
@@ -296,7 +296,7 @@ fn defaults_are_those_of_the_contract() {
             give_up_after: Some(10),
             start_timeout: Duration::from_secs(60),
             stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
-            ready: None,
+            ready: Readiness::default(),
             live: None,
             memory: ServiceMemory::default(),
             launch: Launch {
@@ -563,7 +563,7 @@ fn a_toml_file_refines_a_procfile() {
     let names: Vec<_> = spec.services.iter().map(|service| service.name.as_str()).collect();
     assert_eq!(names, ["web", "release", "redis", "extra"]);
     let web = service(&spec, "web");
-    assert_eq!((web.instances, web.launch.port, web.ready.is_some()), (2, Some(7000), true));
+    assert_eq!((web.instances, web.launch.port, web.ready.probe().is_some()), (2, Some(7000), true));
     assert_eq!(web.launch.command, argv(&["./web"]));
     assert_eq!(web.launch.working_dir, dir.0.join("app"));
     assert_eq!(values(&web.launch.env_defaults), [("A", "3"), ("B", "2")]);
@@ -861,4 +861,19 @@ fn names_of_values_are_found_in_the_environment_by_their_bytes() {
     let mut values = BTreeMap::new();
     assert_eq!(dotenv::parse(Path::new(".env"), b"B=$A", &env, &mut values), []);
     assert_eq!(values.get(OsStr::new("B")).map(OsString::as_os_str), Some(OsStr::new("outside")));
+}
+
+#[test]
+fn every_way_to_be_ready_reaches_the_spec() {
+    let ready = |line: &str| {
+        let text = format!("[services.web]\ncommand = 'run'\n{line}\n");
+        let dir = Dir::new(&[("firstmate.toml", &text)]);
+        service(&dir.load("firstmate.toml", &inputs(&[])).unwrap().spec, "web").ready.clone()
+    };
+    assert_eq!(ready(""), Readiness::Delay(Duration::from_secs(1)));
+    assert_eq!(ready("ready = { delay = '2s' }"), Readiness::Delay(Duration::from_secs(2)));
+    assert_eq!(ready("ready = { notify = true }"), Readiness::Notify { watchdog: None });
+    assert_eq!(ready("watchdog = '30s'\nready = { notify = true }"), Readiness::Notify { watchdog: Some(Duration::from_secs(30)) });
+    assert_eq!(ready("ready = { notify_fd = 3 }"), Readiness::NotifyFd(3));
+    assert_eq!(ready(r"ready = { log = '^up \d+$' }"), Readiness::Log(r"^up \d+$".to_owned()));
 }

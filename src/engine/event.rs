@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::announcement::Announcement;
 use super::memory::{MemoryAction, MemoryEvent, MemoryNotice};
 use super::outcome::Outcome;
 use super::spec::ServiceId;
@@ -77,6 +78,13 @@ pub enum Event {
         number: u32,
         /// `Err` says in a short line what was wrong.
         result: Result<(), String>,
+    },
+    /// A run told something of itself, by the means its `ready` names.
+    Announced {
+        /// Which run.
+        run: RunId,
+        /// What it told.
+        what: Announcement,
     },
     /// An operator's wish.
     Command(Command),
@@ -176,6 +184,8 @@ pub enum Cause {
     Crash,
     /// Its liveness probe failed.
     Live,
+    /// Its watchdog heard nothing of it in time, or was asked by itself to end it.
+    Watchdog,
     /// It was not ready within `start_timeout`.
     StartTimeout,
     /// The memory guard chose it.
@@ -216,7 +226,7 @@ pub enum Notice {
     NotReady {
         /// Which run.
         run: RunId,
-        /// What the probe said.
+        /// What the probe, or the run itself, said.
         why: String,
     },
     /// The liveness probe failed so often that the run is ended.
@@ -225,6 +235,13 @@ pub enum Notice {
         run: RunId,
         /// What the probe said.
         why: String,
+    },
+    /// The watchdog ends the run.
+    WatchdogBit {
+        /// Which run.
+        run: RunId,
+        /// It said no `WATCHDOG=1` for this long; `None`: it said `WATCHDOG=trigger`.
+        silent_for: Option<Duration>,
     },
     /// It was not ready within `start_timeout`, so the run is ended.
     StartTimedOut {

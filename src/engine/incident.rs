@@ -430,6 +430,14 @@ impl Engine {
                     let note = self.journal.note(*run);
                     (note.cause, note.reason) = (Some(Cause::Live), Some(cut(why)));
                 }
+                Notice::WatchdogBit { run, silent_for } => {
+                    let note = self.journal.note(*run);
+                    note.cause = Some(Cause::Watchdog);
+                    note.reason = Some(match silent_for {
+                        Some(silent_for) => format!("no WATCHDOG=1 within {} ms", millis(*silent_for)),
+                        None => "it said WATCHDOG=trigger".to_owned(),
+                    });
+                }
                 Notice::StartTimedOut { run, after: _, why } => {
                     let note = self.journal.note(*run);
                     (note.cause, note.reason) = (Some(Cause::StartTimeout), why.as_deref().map(cut));
@@ -440,7 +448,7 @@ impl Engine {
                     let seen = witness.filter(|witness| witness.run == *run);
                     let cause = note.cause.or_else(|| seen.map(|seen| seen.cause)).unwrap_or(Cause::Crash);
                     let abnormal = match cause {
-                        Cause::Live | Cause::StartTimeout | Cause::Memory => true,
+                        Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
                         Cause::Crash | Cause::Operator | Cause::Shutdown => !clean,
                     };
                     if abnormal {

@@ -7,15 +7,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announcement::{StaysReady, Voice};
 use super::backoff::Rng;
 use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId};
 use super::probe::{Prober, Tally, Verdict, deadline_of, earliest};
-use super::spec::{Kind, Probe, Restart, Service, ServiceId};
+use super::spec::{Kind, Probe, Readiness, Restart, Service, ServiceId};
 use super::status::Restarts;
 use super::{EndCause, Outcome, Signal, Timestamp};
 
-/// Without a readiness probe an instance is ready once it has run this long; the product's contract.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// What a main process that died by itself left behind gets this long between the stop signal and SIGKILL, if its own grace period
 /// is not shorter: the next run waits for the port they hold.
 const LEFT_BEHIND_GRACE: Duration = Duration::from_secs(1);
@@ -60,7 +59,7 @@ pub(super) enum State {
     /// The program runs and is not ready yet.
     Starting { life: Life, how: BecomesReady },
     /// Ready, or once ready and being watched.
-    Running { life: Life, not_ready: Option<String>, ready: Option<Prober>, live: Option<Prober>, complaint: Option<String> },
+    Running { life: Life, not_ready: Option<String>, ready: StaysReady, live: Option<Prober>, complaint: Option<String> },
     /// Asked to end, or being cleaned up after.
     Ending(Ending),
 }
@@ -93,11 +92,14 @@ pub(super) struct Life {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "what follows the name of the type reads as a sentence")]
 pub(super) enum BecomesReady {
     /// It has no probe: by running until then.
     BySettling { at: Timestamp },
     /// By its probe, which must say so by `ready_by`.
     ByProbe { prober: Prober, ready_by: Timestamp, complaint: Option<String> },
+    /// By its own word, which must come by `ready_by`.
+    ByAnnouncement { voice: Voice, ready_by: Timestamp, complaint: Option<String> },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +145,7 @@ impl Instance {
             runs: 0,
             failures: 0,
             attempts: 0,
-            restarts: Restarts { total: 0, crash: 0, live: 0, start_timeout: 0, memory: 0, oom: 0 },
+            restarts: Restarts { total: 0, crash: 0, live: 0, watchdog: 0, start_timeout: 0, memory: 0, oom: 0 },
             last_outcome: None,
             been_ready: false,
             ready_tally: Tally::NONE,
@@ -179,7 +181,8 @@ impl Instance {
             State::Launching { ready_by, .. } => *ready_by,
             State::Starting { how: BecomesReady::BySettling { at }, .. } => Some(*at),
             State::Starting { how: BecomesReady::ByProbe { prober, ready_by, .. }, .. } => Some(prober.deadline().min(*ready_by)),
-            State::Running { ready, live, .. } => earliest(&[deadline_of(ready.as_ref()), deadline_of(live.as_ref())]),
+            State::Starting { how: BecomesReady::ByAnnouncement { ready_by, .. }, .. } => Some(*ready_by),
+            State::Running { ready, live, .. } => earliest(&[ready.deadline(), deadline_of(live.as_ref())]),
             State::Ending(ending) => Some(ending.say_at.min(match ending.phase {
                 EndPhase::Asked { next_at, kill_at, .. } => next_at.min(kill_at),
                 EndPhase::Killed { again_at } => again_at,
@@ -215,16 +218,22 @@ impl Instance {
         let run = RunId { instance: self.id, run: life.run };
         self.state = match (service.kind, ready_by) {
             (Kind::Oneshot, _) | (Kind::Service, None) => {
-                State::Running { life, not_ready: None, ready: None, live: None, complaint: None }
+                State::Running { life, not_ready: None, ready: StaysReady::Unasked, live: None, complaint: None }
             }
             (Kind::Service, Some(ready_by)) => {
                 let how = match &service.ready {
-                    Some(probe) => BecomesReady::ByProbe {
+                    Readiness::Delay(delay) => BecomesReady::BySettling { at: now.after(*delay) },
+                    Readiness::Probe(probe) => BecomesReady::ByProbe {
                         prober: Prober::eager(life.since.after(probe.initial_delay).max(now)),
                         ready_by,
                         complaint: None,
                     },
-                    None => BecomesReady::BySettling { at: now.after(SETTLED_AFTER) },
+                    Readiness::Notify { watchdog } => {
+                        BecomesReady::ByAnnouncement { voice: Voice { watchdog: *watchdog, ..Voice::default() }, ready_by, complaint: None }
+                    }
+                    Readiness::NotifyFd(_) | Readiness::Log(_) => {
+                        BecomesReady::ByAnnouncement { voice: Voice::default(), ready_by, complaint: None }
+                    }
                 };
                 State::Starting { life, how }
             }
@@ -232,12 +241,8 @@ impl Instance {
         self.ask(now, service, run, out);
     }
 
-    fn become_ready(&mut self, now: Timestamp, service: &Service, life: Life, prober: Option<Prober>, out: &mut Vec<Action>) {
+    pub(super) fn become_ready(&mut self, now: Timestamp, service: &Service, life: Life, ready: StaysReady, out: &mut Vec<Action>) {
         let live = service.live.as_ref().map(|probe| Prober::steady(life.since.after(probe.initial_delay).max(now)));
-        let ready = match (prober, &service.ready) {
-            (Some(prober), Some(probe)) => Some(prober.settle(now, probe)),
-            _ => None,
-        };
         self.state = State::Running { life, not_ready: None, ready, live, complaint: None };
         self.been_ready = true;
         let run = RunId { instance: self.id, run: life.run };
@@ -256,10 +261,10 @@ impl Instance {
         };
         match &mut self.state {
             State::Starting { how: BecomesReady::ByProbe { prober, .. }, .. } => {
-                ask(Some(prober), service.ready.as_ref(), ProbeKind::Ready);
+                ask(Some(prober), service.ready.probe(), ProbeKind::Ready);
             }
             State::Running { ready, live, .. } => {
-                ask(ready.as_mut(), service.ready.as_ref(), ProbeKind::Ready);
+                ask(ready.prober_mut(), service.ready.probe(), ProbeKind::Ready);
                 ask(live.as_mut(), service.live.as_ref(), ProbeKind::Live);
             }
             State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_) => {}
@@ -270,7 +275,7 @@ impl Instance {
     const fn prober(&self, kind: ProbeKind) -> Option<&Prober> {
         match (&self.state, kind) {
             (State::Starting { how: BecomesReady::ByProbe { prober, .. }, .. }, ProbeKind::Ready) => Some(prober),
-            (State::Running { ready, .. }, ProbeKind::Ready) => ready.as_ref(),
+            (State::Running { ready, .. }, ProbeKind::Ready) => ready.prober(),
             (State::Running { live, .. }, ProbeKind::Live) => live.as_ref(),
             (State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_), ProbeKind::Ready | ProbeKind::Live) => {
                 None
@@ -297,19 +302,19 @@ impl Instance {
         }
         match (&mut self.state, kind) {
             (State::Starting { life, how: BecomesReady::ByProbe { prober, complaint, .. } }, ProbeKind::Ready) => {
-                let Some(probe) = &service.ready else { return };
+                let Some(probe) = service.ready.probe() else { return };
                 let verdict = prober.answer(now, number, result.is_ok(), probe);
                 match result {
                     Ok(()) if verdict == Verdict::Good => {
-                        let (life, prober) = (*life, prober.clone());
-                        self.become_ready(now, service, life, Some(prober), out);
+                        let (life, prober) = (*life, prober.clone().settle(now, probe));
+                        self.become_ready(now, service, life, StaysReady::Asked(prober), out);
                     }
                     Ok(()) => *complaint = None,
                     Err(why) => *complaint = Some(why),
                 }
             }
-            (State::Running { not_ready, ready: Some(prober), .. }, ProbeKind::Ready) => {
-                let Some(probe) = &service.ready else { return };
+            (State::Running { not_ready, ready: StaysReady::Asked(prober), .. }, ProbeKind::Ready) => {
+                let Some(probe) = service.ready.probe() else { return };
                 let verdict = prober.answer(now, number, result.is_ok(), probe);
                 match (result, verdict, &not_ready) {
                     (Ok(()), Verdict::Good, Some(_)) => {
@@ -357,7 +362,7 @@ impl Instance {
                 BecomesReady::BySettling { at } => {
                     if *at <= now {
                         let life = *life;
-                        self.become_ready(now, service, life, None, out);
+                        self.become_ready(now, service, life, StaysReady::Unasked, out);
                     }
                 }
                 BecomesReady::ByProbe { prober, ready_by, complaint } => {
@@ -370,9 +375,18 @@ impl Instance {
                         self.ask(now, service, run, out);
                     }
                 }
+                BecomesReady::ByAnnouncement { ready_by, complaint, .. } => {
+                    if *ready_by <= now {
+                        let why = complaint.take();
+                        self.start_timed_out(now, service, why, out);
+                    }
+                }
             },
             State::Running { ready, live, .. } => {
-                let lost_ready = ready.as_ref().and_then(|prober| prober.lost(now));
+                if let Some(silent_for) = ready.bites(now) {
+                    return self.watchdog_bites(now, service, Some(silent_for), out);
+                }
+                let lost_ready = ready.prober().and_then(|prober| prober.lost(now));
                 let lost_live = live.as_ref().and_then(|prober| prober.lost(now));
                 if let Some(number) = lost_ready {
                     self.on_probed(now, service, ProbeKind::Ready, number, Err(LOST.to_owned()), out);
@@ -405,7 +419,7 @@ impl Instance {
     #[expect(clippy::too_many_arguments, reason = "each is a different fact of the one transition into Ending")]
     fn end(&mut self, now: Timestamp, service: &Service, life: Life, cause: Cause, leader: Leader, grace: Duration, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: life.run };
-        if service.ready.is_some() || service.live.is_some() {
+        if service.ready.probe().is_some() || service.live.is_some() {
             out.push(Action::CancelProbes { run });
         }
         let mut ending = Ending {
@@ -468,7 +482,7 @@ impl Instance {
             State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => Cause::Crash,
         };
         if left_behind == 0 {
-            if (service.ready.is_some() || service.live.is_some()) && !matches!(self.state, State::Ending(_)) {
+            if (service.ready.probe().is_some() || service.live.is_some()) && !matches!(self.state, State::Ending(_)) {
                 out.push(Action::CancelProbes { run });
             }
             return self.over(now, service, cause, outcome, uptime, serving, rng, out);
@@ -545,7 +559,7 @@ impl Instance {
         let success = matches!(&outcome, Outcome::Exited(code) if service.success_exit_codes.contains(code));
         let failed = match cause {
             Cause::Crash => !success,
-            Cause::Live | Cause::StartTimeout | Cause::Memory => true,
+            Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
             Cause::Operator | Cause::Shutdown => false,
         };
         self.last_outcome = Some(outcome.clone());
@@ -596,6 +610,7 @@ impl Instance {
         }
         let counter = match cause {
             Cause::Live => &mut self.restarts.live,
+            Cause::Watchdog => &mut self.restarts.watchdog,
             Cause::StartTimeout => &mut self.restarts.start_timeout,
             Cause::Memory => &mut self.restarts.memory,
             Cause::Crash | Cause::Operator | Cause::Shutdown => &mut self.restarts.crash,

@@ -3,6 +3,7 @@
 //! Pure: `step(now, event, out)` in, actions out, `next_deadline()` for the sleeper. It knows no kernel, no clock, no file and no
 //! logger; it never fails and never panics. Times are monotonic, randomness comes from the seed given to `new`.
 
+pub mod announcement;
 mod backoff;
 pub mod capability;
 pub mod event;
@@ -24,6 +25,7 @@ pub mod time;
 mod transitions;
 mod view;
 
+pub use announcement::Announcement;
 pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
 pub use incident::Incidents;
 pub use memory::{MemoryAction, MemoryEvent, MemoryNotice};
@@ -33,3 +35,4 @@ pub use spec::{ServiceId, Spec};
 pub use stack::Engine;
 pub use status::Status;
 pub use time::Timestamp;
+pub use view::Tally;

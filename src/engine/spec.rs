@@ -143,8 +143,8 @@ pub struct Service {
     pub start_timeout: Duration,
     /// How it is asked to end.
     pub stop: Stop,
-    /// `None`: ready once it has run for a second.
-    pub ready: Option<Probe>,
+    /// What makes a run ready.
+    pub ready: Readiness,
     /// Failing it restarts the instance.
     pub live: Option<Probe>,
     /// What the memory guard may do with it.
@@ -238,6 +238,51 @@ pub enum Scope {
     Main,
     /// Its process group.
     Group,
+}
+
+/// `ready` in the file: what makes a run ready. Always exactly one thing, so no two can disagree; and a watchdog without
+/// notifications, which nobody could calm, cannot be written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It has run this long.
+    Delay(Duration),
+    /// It is asked, again and again.
+    Probe(Probe),
+    /// It says `READY=1` on NOTIFY_SOCKET; see sd_notify(3).
+    Notify {
+        /// Once ready it must say `WATCHDOG=1` at least so often, or is restarted.
+        watchdog: Option<Duration>,
+    },
+    /// It writes a newline to this descriptor, 3 or higher, as s6 and dinit have it.
+    NotifyFd(u16),
+    /// A line of its output matches this regular expression, which `config` has compiled once.
+    Log(String),
+}
+
+impl Readiness {
+    /// Where nothing is configured; the product's contract.
+    pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+    /// The question, where it is asked one.
+    #[must_use]
+    pub const fn probe(&self) -> Option<&Probe> {
+        match self {
+            Self::Probe(probe) => Some(probe),
+            Self::Delay(_) | Self::Notify { .. } | Self::NotifyFd(_) | Self::Log(_) => None,
+        }
+    }
+
+    /// Whether it is listened to on NOTIFY_SOCKET.
+    #[must_use]
+    pub const fn is_notify(&self) -> bool {
+        matches!(self, Self::Notify { .. })
+    }
+}
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self::Delay(Self::SETTLED_AFTER)
+    }
 }
 
 /// A question asked of a running instance again and again.

@@ -335,6 +335,16 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
+            Event::Announced { run, what } => {
+                if let Some((instance, service, _)) = self.present(run) {
+                    let starting = matches!(instance.state, State::Starting { .. });
+                    instance.on_announced(now, &service, what, out);
+                    if starting && matches!(instance.state, State::Running { .. }) {
+                        self.guard.run_ready(now);
+                    }
+                }
+                Consequence::Nothing
+            }
             Event::Command(command) => {
                 if serving {
                     self.command(now, &command, out);

@@ -278,6 +278,9 @@ pub struct InstanceStatus {
     /// The same as a shell says it: the exit code, 128 + signal, or 126 or 127 where it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit_code: Option<i32>,
+    /// What it last said of itself by sd_notify's `STATUS=` and `RELOADING=1`: one short printable line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub says: Option<String>,
     /// Its memory, as last looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<InstanceMemory>,
@@ -313,6 +316,9 @@ pub struct Restarts {
     pub crash: u32,
     /// Its liveness probe failed.
     pub live: u32,
+    /// Its watchdog heard nothing of it in time.
+    #[serde(default)]
+    pub watchdog: u32,
     /// It was not ready within `start_timeout`.
     pub start_timeout: u32,
     /// The memory guard chose it.

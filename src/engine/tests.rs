@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::spec::{
-    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Restart, Scope, Service, ServiceMemory, Stop,
+    Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service,
+    ServiceMemory, Stop,
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
@@ -30,7 +31,7 @@ pub(super) fn service(name: &str) -> Service {
         give_up_after: Some(10),
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
-        ready: None,
+        ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),
         launch: Launch {
@@ -112,6 +113,7 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::Ready { run: id, after } => format!("ready {} after {after:?}", run(id)),
         Notice::NotReady { run: id, why } => format!("not ready {}: {why}", run(id)),
         Notice::NotLive { run: id, why } => format!("not live {}: {why}", run(id)),
+        Notice::WatchdogBit { run: id, silent_for } => format!("watchdog {}, silent for {silent_for:?}", run(id)),
         Notice::StartTimedOut { run: id, after, why } => format!("not ready in time {} after {after:?}: {why:?}", run(id)),
         Notice::Ended { run: id, outcome, uptime, clean, left_behind, asked } => {
             format!("ended {}: {outcome} after {uptime:?}, clean {clean}, asked {asked}, left {left_behind}", run(id))
@@ -355,7 +357,7 @@ fn the_first_restart_after_a_stable_run_is_immediate_and_begins_anew() {
 #[test]
 fn a_run_that_was_never_ready_is_no_stable_run_however_long_it_took() {
     // start_timeout is longer than reset_after, as it is by default.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(2), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), give_up_after: Some(2), ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     rig.exit(0, Outcome::Signaled(Signal::TERM));
@@ -424,13 +426,13 @@ fn giving_up_on_an_essential_service_ends_the_stack_with_its_own_code() {
 #[test]
 fn a_failure_never_ends_the_container_with_zero() {
     // It is ended for not being ready, and leaves politely with 0.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), give_up_after: Some(1), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), give_up_after: Some(1), ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
 
     // The same with a policy that says never.
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), restart: Restart::Never, ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), restart: Restart::Never, ..service("web") }]);
     rig.up(0);
     rig.wait(60_000);
     assert_eq!(rig.exit(0, Outcome::Exited(0)), ["exit 1"]);
@@ -572,7 +574,8 @@ fn an_end_that_was_asked_for_is_clean_by_exit_0_or_by_the_signal_itself() {
 
 #[test]
 fn restarts_are_counted_by_cause() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
+    let mut rig =
+        Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(Probe { failures: 1, ..probe() }), ..service("web") }]);
     rig.up(0);
     rig.exit(0, Outcome::Exited(1));
     rig.wait(500);
@@ -599,19 +602,19 @@ fn a_dependent_starts_when_its_condition_holds_and_not_before() {
     let db = |ready| Service { ready, ..service("db") };
     let web = |condition| Service { depends_on: on(0, condition), ..service("web") };
 
-    let mut rig = Rig::new(vec![db(None), web(Condition::Started)]);
+    let mut rig = Rig::new(vec![db(Readiness::default()), web(Condition::Started)]);
     assert!(rig.told().contains(&"web.1 waits for db".to_owned()));
     assert_eq!(rig.why(1).as_deref(), Some("for db to be started"));
     let run = rig.run(0);
     assert_eq!(rig.tell(Event::Spawned { run, pid: 2 }), NOTHING, "a process without its program has not started");
     assert_eq!(rig.tell(Event::Executed { run }), ["spawn web.1#1"]);
 
-    let mut rig = Rig::new(vec![db(None), web(Condition::Ready)]);
+    let mut rig = Rig::new(vec![db(Readiness::default()), web(Condition::Ready)]);
     rig.up(0);
     assert_eq!(rig.wait(999), NOTHING);
     assert_eq!(rig.wait(1), ["1000 spawn web.1#1"]);
 
-    let mut rig = Rig::new(vec![db(Some(Probe { successes: 2, ..probe() })), web(Condition::Ready)]);
+    let mut rig = Rig::new(vec![db(Readiness::Probe(Probe { successes: 2, ..probe() })), web(Condition::Ready)]);
     assert_eq!(rig.up(0), ["ask db.1#1 Ready 1"]);
     assert_eq!(rig.answer(0, ProbeKind::Ready, 1, true), NOTHING);
     assert_eq!(rig.wait(20), ["20 ask db.1#1 Ready 2"]);
@@ -1161,7 +1164,10 @@ fn without_a_probe_a_run_is_ready_after_a_second() {
 
 #[test]
 fn a_probe_decides_and_asks_eagerly_until_then() {
-    let mut rig = Rig::new(vec![Service { ready: Some(Probe { initial_delay: Duration::from_millis(50), ..probe() }), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service {
+        ready: Readiness::Probe(Probe { initial_delay: Duration::from_millis(50), ..probe() }),
+        ..service("web")
+    }]);
     assert_eq!(rig.up(0), NOTHING);
     assert_eq!(rig.wait(50), ["50 ask web.1#1 Ready 1"]);
     rig.answer(0, ProbeKind::Ready, 1, false);
@@ -1177,7 +1183,7 @@ fn a_probe_decides_and_asks_eagerly_until_then() {
 
 #[test]
 fn not_ready_after_failures_in_a_row_and_ready_again_after_successes_in_a_row() {
-    let mut rig = Rig::new(vec![Service { ready: Some(Probe { failures: 2, successes: 2, ..probe() }), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(Probe { failures: 2, successes: 2, ..probe() }), ..service("web") }]);
     rig.up(0);
     rig.answer(0, ProbeKind::Ready, 1, true);
     rig.wait(20);
@@ -1197,12 +1203,12 @@ fn not_ready_after_failures_in_a_row_and_ready_again_after_successes_in_a_row() 
 fn a_run_that_is_not_ready_in_time_is_ended_and_counts_as_failed() {
     let table = [
         // Its program was never executed.
-        (false, None, "its program was not executed"),
+        (false, Readiness::default(), "its program was not executed"),
         // Its probe said no.
-        (true, Some(probe()), "refused"),
+        (true, Readiness::Probe(probe()), "refused"),
     ];
     for (executes, ready, why) in table {
-        let probed = ready.is_some();
+        let probed = ready.probe().is_some();
         let mut rig = Rig::new(vec![Service { ready, start_timeout: Duration::from_secs(2), ..service("web") }]);
         if executes {
             rig.up(0);
@@ -1239,7 +1245,7 @@ fn liveness_restarts_after_failures_in_a_row_even_against_on_failure() {
 
 #[test]
 fn news_of_dead_runs_and_answers_nobody_waits_for_are_ignored() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), live: Some(probe()), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), live: Some(probe()), ..service("web") }]);
     let first = rig.run(0);
     rig.up(0);
     rig.exit(0, Outcome::Exited(1));

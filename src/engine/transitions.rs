@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::announcement::{StaysReady, Voice};
 use super::instance::{BecomesReady, Desired, EndPhase, Ending, Idle, Instance, Leader, Life, State};
 use super::probe::Prober;
-use super::spec::{Backoff, Condition, Dependency, Kind, Memory, Probe, Restart, Service};
+use super::spec::{Backoff, Condition, Dependency, Kind, Memory, Probe, Readiness, Restart, Service};
 use super::stack::NEVER;
 use super::tests::{probe, service, words};
 use super::*;
@@ -67,8 +68,17 @@ fn cases() -> Vec<Case> {
     let running = |not_ready: Option<&str>| State::Running {
         life: life(),
         not_ready: not_ready.map(str::to_owned),
-        ready: Some(asked(Prober::steady(ago(600)), &probe())),
+        ready: StaysReady::Asked(asked(Prober::steady(ago(600)), &probe())),
         live: Some(asked(Prober::steady(ago(600)), &probe())),
+        complaint: None,
+    };
+    let voice = || Voice { watchdog: Some(ms(30_000)), ..Voice::default() };
+    let listened_to = BecomesReady::ByAnnouncement { voice: voice(), ready_by: soon(40_000), complaint: None };
+    let tells = |not_ready: Option<&str>| State::Running {
+        life: life(),
+        not_ready: not_ready.map(str::to_owned),
+        ready: StaysReady::Tells { voice: voice(), bites_at: not_ready.is_none().then(|| soon(10_000)) },
+        live: None,
         complaint: None,
     };
     let case = |name, desired, state| Case { name, kind: Kind::Service, desired, state };
@@ -86,9 +96,13 @@ fn cases() -> Vec<Case> {
         job("job launching", State::Launching { life: Life { pid: None, ..life() }, ready_by: None }),
         up("starting, settles", State::Starting { life: life(), how: BecomesReady::BySettling { at: soon(500) } }),
         up("starting, probed", State::Starting { life: life(), how: starting }),
+        up("starting, tells", State::Starting { life: life(), how: listened_to }),
         up("running", running(None)),
         up("running, not ready", running(Some("refused"))),
-        job("job running", State::Running { life: life(), not_ready: None, ready: None, live: None, complaint: None }),
+        job("job running", State::Running { life: life(), not_ready: None, ready: StaysReady::Unasked, live: None, complaint: None }),
+        up("running, tells", tells(None)),
+        up("running, tells it is stopping", tells(Some("it says that it is stopping"))),
+        up("ending, tells", ending(Cause::Operator, Leader::Alive, to_be_killed)),
         up("ending, asked", ending(Cause::Live, Leader::Alive, to_be_killed)),
         up("ending, out of grace", ending(Cause::Live, Leader::Alive, EndPhase::Asked { sent: 1, next_at: soon(100), kill_at: soon(100) })),
         up("ending, asked, main gone", ending(Cause::Crash, gone(), to_be_killed)),
@@ -102,6 +116,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let run = RunId { instance: WEB, run: RUN };
     let exited = |outcome, left_behind| Event::Exited { run, outcome, left_behind };
     let probed = |kind, result: Result<(), &str>| Event::Probed { run, kind, number: 1, result: result.map_err(str::to_owned) };
+    let says = |what| Event::Announced { run, what };
     let command = |verb| Event::Command(Command { verb, instances: vec![WEB] });
     let no_user = || Outcome::SpawnFailed(LaunchError { stage: Stage::User, errno: 0, detail: "nobody".into() });
     vec![
@@ -119,6 +134,16 @@ fn events() -> Vec<(&'static str, Event)> {
         ("ready: no", probed(ProbeKind::Ready, Err("refused"))),
         ("live: yes", probed(ProbeKind::Live, Ok(()))),
         ("live: no", probed(ProbeKind::Live, Err("refused"))),
+        ("says ready", says(Announcement::Ready)),
+        ("says it is mute", says(Announcement::Mute("closed".into()))),
+        ("says it reloads", says(Announcement::Reloading)),
+        ("says it is stopping", says(Announcement::Stopping)),
+        ("says its status", says(Announcement::Status("half way".into()))),
+        ("says it is alive", says(Announcement::Alive)),
+        ("says bite me", says(Announcement::Trigger)),
+        ("says every second", says(Announcement::WatchdogEvery(Some(ms(1_000))))),
+        ("says never", says(Announcement::WatchdogEvery(None))),
+        ("says it needs a minute", says(Announcement::ExtendTimeout(ms(60_000)))),
         ("news of an old run", Event::Exited { run: RunId { run: RUN - 1, ..run }, outcome: Outcome::Exited(1), left_behind: 0 }),
         ("start", command(Verb::Start)),
         ("stop", command(Verb::Stop)),
@@ -131,13 +156,18 @@ fn events() -> Vec<(&'static str, Event)> {
 /// `db` serves and `web` is in the given state. Probes decide at once, delays have no jitter.
 fn engine(case: &Case) -> Engine {
     let one = |probe: Probe| Probe { failures: 1, ..probe };
-    let probes = case.kind == Kind::Service && case.name != "starting, settles";
+    let tells = case.name.contains("tells");
+    let probes = case.kind == Kind::Service && case.name != "starting, settles" && !tells;
     let db = Service { essential: false, ..service("db") };
     let web = Service {
         kind: case.kind,
         restart: if case.kind == Kind::Oneshot { Restart::Never } else { Restart::Always },
         depends_on: vec![Dependency { service: DB.service, condition: Condition::Ready }],
-        ready: probes.then(|| one(probe())),
+        ready: match (tells, probes) {
+            (true, _) => Readiness::Notify { watchdog: Some(ms(30_000)) },
+            (false, true) => Readiness::Probe(one(probe())),
+            (false, false) => Readiness::default(),
+        },
         live: probes.then(|| one(probe())),
         backoff: Backoff { jitter: 0.0, ..Backoff::default() },
         ..service("web")
@@ -156,7 +186,7 @@ fn engine(case: &Case) -> Engine {
     } else if blocked {
         State::Idle(Idle::Failed)
     } else {
-        State::Running { life: db_life, not_ready: None, ready: None, live: None, complaint: None }
+        State::Running { life: db_life, not_ready: None, ready: StaysReady::Unasked, live: None, complaint: None }
     };
     engine.instances[0] = Instance { state: db_state, runs: 1, last_outcome: Some(Outcome::Exited(1)), ..engine.instances[0].clone() };
     engine.instances[1] =
@@ -164,7 +194,7 @@ fn engine(case: &Case) -> Engine {
     if let Some(other) = engine.instances.get_mut(2) {
         let life = Life { run: 1, ..life() };
         *other = Instance {
-            state: State::Running { life, not_ready: None, ready: None, live: None, complaint: None },
+            state: State::Running { life, not_ready: None, ready: StaysReady::Unasked, live: None, complaint: None },
             runs: 1,
             ..other.clone()
         };
@@ -203,10 +233,22 @@ fn state_words(engine: &Engine, instance: &Instance, now: Timestamp) -> String {
                 after(*ready_by, now)
             )
         }
+        State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => {
+            format!("starting #{}, {}, ready by {}, said {complaint:?}", life.run, voice_words(voice), after(*ready_by, now))
+        }
+        State::Running { life, not_ready, ready: StaysReady::Tells { voice, bites_at }, .. } => {
+            let bites = bites_at.map_or("never".to_owned(), |at| after(at, now));
+            let said = not_ready.as_ref().map_or(String::new(), |why| format!(", not ready: {why}"));
+            format!("running #{}, {}, bites {bites}{said}", life.run, voice_words(voice))
+        }
         State::Running { life, not_ready, ready, live, complaint } => {
+            let ready = match ready {
+                StaysReady::Asked(prober) => Some(prober.clone()),
+                StaysReady::Unasked | StaysReady::Tells { .. } => None,
+            };
             let said = not_ready.as_ref().map_or(String::new(), |why| format!(", not ready: {why}"));
             let complaint = complaint.as_ref().map_or(String::new(), |why| format!(", said {why}"));
-            format!("running #{}, ready probe {}, live probe {}{said}{complaint}", life.run, asks(ready), asks(live))
+            format!("running #{}, ready probe {}, live probe {}{said}{complaint}", life.run, asks(&ready), asks(live))
         }
         State::Ending(Ending { life, cause, leader, phase, .. }) => {
             let leader = match leader {
@@ -220,6 +262,11 @@ fn state_words(engine: &Engine, instance: &Instance, now: Timestamp) -> String {
             format!("ending #{} ({cause:?}), {leader}, {phase}", life.run)
         }
     }
+}
+
+fn voice_words(voice: &Voice) -> String {
+    let every = voice.watchdog.map_or("no watchdog".to_owned(), |every| format!("watchdog {every:?}"));
+    voice.words().map_or(every.clone(), |words| format!("{every}, says {words:?}"))
 }
 
 /// The first word or two of a state: its box in the diagram.

@@ -17,10 +17,6 @@ impl Engine {
             Phase::Stopping { .. } => PhaseName::Stopping,
             Phase::Ended { .. } => PhaseName::Ended,
         };
-        // One that was never asked to start is no part of the stack yet.
-        let counts = |service: &Service, instances: &[Instance]| {
-            service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.runs > 0))
-        };
         let mut ready = phase == PhaseName::Running;
         let mut started = true;
         let mut services = Vec::with_capacity(self.services.len());
@@ -65,6 +61,30 @@ impl Engine {
         }
     }
 
+    /// What is true of the whole stack, counted without making a text of anything.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally { ready: 0, of: 0, stopping: !matches!(self.phase, Phase::Serving) };
+        for (index, entry) in self.services.iter().enumerate() {
+            let instances = self.instances_of(ServiceId(index));
+            if counts(&entry.service, instances) {
+                tally.of = tally.of.saturating_add(1);
+                let ready = instances.iter().all(|one| is_ready(&entry.service, one));
+                tally.ready = tally.ready.saturating_add(usize::from(ready));
+            }
+        }
+        tally
+    }
+
+    /// `3 of 4 services are ready`, or `stopping: SIGTERM was received`: one line for whoever watches the whole.
+    #[must_use]
+    pub fn tally_words(&self, tally: &Tally) -> String {
+        match self.phase.why() {
+            Some(why) => format!("stopping: {}", self.describe_end(why)),
+            None => format!("{} of {} services are ready", tally.ready, tally.of),
+        }
+    }
+
     /// `web.1`.
     #[must_use]
     pub fn instance_name(&self, id: InstanceId) -> String {
@@ -101,7 +121,7 @@ impl Engine {
                 StateName::Starting,
                 match how {
                     BecomesReady::BySettling { .. } => None,
-                    BecomesReady::ByProbe { complaint, .. } => complaint.clone(),
+                    BecomesReady::ByProbe { complaint, .. } | BecomesReady::ByAnnouncement { complaint, .. } => complaint.clone(),
                 },
             ),
             State::Running { not_ready, complaint, .. } => (StateName::Running, not_ready.clone().or_else(|| complaint.clone())),
@@ -110,6 +130,7 @@ impl Engine {
                 match cause {
                     Cause::Crash => Some("what it left behind is being ended".to_owned()),
                     Cause::Live => Some("its liveness probe failed".to_owned()),
+                    Cause::Watchdog => Some("its watchdog ends it".to_owned()),
                     Cause::StartTimeout => Some("it was not ready in time".to_owned()),
                     Cause::Memory => Some("the memory guard chose it".to_owned()),
                     Cause::Operator | Cause::Shutdown => None,
@@ -128,6 +149,7 @@ impl Engine {
             why,
             last_outcome: instance.last_outcome.as_ref().map(ToString::to_string),
             last_exit_code: instance.last_outcome.as_ref().map(super::Outcome::exit_code),
+            says: instance.says(),
             memory: self.guard.instance_status(now, instance),
             ready_probe: instance.ready_tally.status(),
             live_probe: instance.live_tally.status(),
@@ -173,6 +195,30 @@ impl Engine {
     pub fn instance_status_of(&self, now: Timestamp, id: InstanceId) -> Option<InstanceStatus> {
         Some(self.instance_status(now, self.service(id.service)?, self.instance(id)?))
     }
+}
+
+/// How far the essential services of the stack are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Services that are ready, or have completed.
+    pub ready: usize,
+    /// All that count: essential, and ever asked to start.
+    pub of: usize,
+    /// A stop was asked for, or has become necessary.
+    pub stopping: bool,
+}
+
+impl Tally {
+    /// May the stack take work.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.ready == self.of && !self.stopping
+    }
+}
+
+/// One that was never asked to start is no part of the stack yet.
+fn counts(service: &Service, instances: &[Instance]) -> bool {
+    service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.runs > 0))
 }
 
 fn is_ready(service: &Service, instance: &Instance) -> bool {

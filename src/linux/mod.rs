@@ -10,6 +10,7 @@ mod caps;
 pub mod container;
 pub mod cpu;
 pub mod memory;
+pub mod notify;
 pub mod output;
 pub mod own;
 pub mod poll;

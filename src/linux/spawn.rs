@@ -5,7 +5,7 @@
 //! over what. End of file on that pipe means that the program is running; the caller watches it and never waits for it.
 //!
 //! What the child starts with: its own session (or, for a single program on a terminal, the terminal's foreground group), an empty
-//! signal mask, the default action for every signal, no descriptors but 0, 1 and 2, the environment it was given and nothing else.
+//! signal mask, the default action for every signal, no descriptors but 0, 1 and 2 (and the one it says on that it is ready), the environment it was given and nothing else.
 //! HOME, USER and LOGNAME are not changed along with `user`; whoever prepares the environment may do so.
 //!
 //! Between fork and exec the child makes raw system calls only: no allocation, no locks, nothing that could panic.
@@ -225,6 +225,8 @@ pub struct Request<'a> {
     /// The directory of the cgroup (v2) to be in. Where it cannot be entered the program runs all the same, in firstmate's own:
     /// [`super::memory::delegated::Cgroups::joined`] tells.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// The number, 3 or higher, of a descriptor that is the write end of a pipe of its own: it says there that it is ready.
+    pub notify_fd: Option<u16>,
 }
 
 /// A process that exists and is on its way to its program.
@@ -238,6 +240,8 @@ pub struct Spawned {
     pub stdout: Option<OwnedFd>,
     /// The end to read from, non-blocking.
     pub stderr: Option<OwnedFd>,
+    /// The end to read from, non-blocking, where there is a `notify_fd`.
+    pub notify: Option<OwnedFd>,
 }
 
 /// How far a launch has come.
@@ -284,6 +288,10 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         Stdio::Pipes => (Some(output_pipe()?), Some(output_pipe()?)),
         Stdio::Capture => (Some(output_pipe()?), None),
     };
+    let notify = match request.notify_fd {
+        Some(_) => Some(output_pipe()?),
+        None => None,
+    };
     let oom_score_adj = match request.oom_score_adj {
         OomScoreAdj::Inherited => None,
         OomScoreAdj::Preferably(value) => Some((value.to_string(), false)),
@@ -309,6 +317,7 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         launch: launch.write.as_raw_fd(),
         stdout: stdout.as_ref().map(|pipe| pipe.write.as_raw_fd()),
         stderr: stderr.as_ref().map(|pipe| pipe.write.as_raw_fd()),
+        notify: notify.as_ref().zip(request.notify_fd).map(|(pipe, number)| (pipe.write.as_raw_fd(), RawFd::from(number))),
     };
     // SAFETY: the child only runs `Plan::perform`, which makes nothing but async-signal-safe calls and never returns here.
     let pid = unsafe { libc::fork() };
@@ -316,7 +325,13 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         plan.perform();
     }
     match u32::try_from(pid) {
-        Ok(pid) => Ok(Spawned { pid, launch: launch.read, stdout: stdout.map(|pipe| pipe.read), stderr: stderr.map(|pipe| pipe.read) }),
+        Ok(pid) => Ok(Spawned {
+            pid,
+            launch: launch.read,
+            stdout: stdout.map(|pipe| pipe.read),
+            stderr: stderr.map(|pipe| pipe.read),
+            notify: notify.map(|pipe| pipe.read),
+        }),
         Err(_) => Err(LaunchError { stage: Stage::Fork, errno: Errno::last_raw(), detail: String::new() }),
     }
 }
@@ -443,6 +458,8 @@ struct Plan<'a> {
     launch: RawFd,
     stdout: Option<RawFd>,
     stderr: Option<RawFd>,
+    /// A descriptor, and the number it must have.
+    notify: Option<(RawFd, RawFd)>,
 }
 
 /// A step that failed: what it was about, and a remark where the errno alone would mislead.
@@ -528,9 +545,14 @@ impl Plan<'_> {
             Placement::Foreground => to_foreground()?,
         }
         reset_signals(self.ignored)?;
-        connect_stdio(self.stdio, launch, &mut self.stdout, &mut self.stderr)?;
+        let mut notify = self.notify.map(|(pipe, _)| pipe);
+        connect_stdio(self.stdio, launch, &mut self.stdout, &mut self.stderr, &mut notify)?;
         // Before the user changes: /proc/self/fd is root's from then on.
         close_others_on_exec()?;
+        // Before the limits: a low `nofile` would not allow its number.
+        if let (Some(pipe), Some((_, number))) = (notify, self.notify) {
+            connect_notify(pipe, number, launch)?;
+        }
         // Before the limits: a low `nofile` would leave no descriptor to read the files with, a low `stack` no room for their buffers.
         let identity = self.find_identity()?;
         self.hand_over_pipes(identity.uid)?;
@@ -802,9 +824,15 @@ fn reset_signals(ignored: u64) -> Result<(), Failure<'static>> {
 }
 
 /// Puts the pipes at 1 and 2 and /dev/null at 0, whatever numbers they have now.
-fn connect_stdio(stdio: Stdio, launch: &mut RawFd, stdout: &mut Option<RawFd>, stderr: &mut Option<RawFd>) -> Result<(), Failure<'static>> {
+fn connect_stdio(
+    stdio: Stdio,
+    launch: &mut RawFd,
+    stdout: &mut Option<RawFd>,
+    stderr: &mut Option<RawFd>,
+    notify: &mut Option<RawFd>,
+) -> Result<(), Failure<'static>> {
     // firstmate may have been started with 0, 1 or 2 closed, and then our own pipes are there.
-    for fd in [Some(launch), stdout.as_mut(), stderr.as_mut()].into_iter().flatten() {
+    for fd in [Some(launch), stdout.as_mut(), stderr.as_mut(), notify.as_mut()].into_iter().flatten() {
         if *fd < 3 {
             // SAFETY: numbers only.
             *fd = check(unsafe { libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 3) }, Stage::Stdio, b"")?;
@@ -824,6 +852,24 @@ fn connect_stdio(stdio: Stdio, launch: &mut RawFd, stdout: &mut Option<RawFd>, s
         if null != 0 {
             check(libc::dup2(null, 0), Stage::Stdio, b"/dev/null")?;
             libc::close(null);
+        }
+    }
+    Ok(())
+}
+
+/// Puts the notification pipe at the number the program knows it by, where it lives through the exec. Whatever has that number is not
+/// needed there any more, but for the launch pipe, which makes room.
+fn connect_notify(pipe: RawFd, number: RawFd, launch: &mut RawFd) -> Result<(), Failure<'static>> {
+    const WHAT: &[u8] = b"and its `notify_fd`";
+    // SAFETY: numbers only.
+    unsafe {
+        if *launch == number {
+            *launch = check(libc::fcntl(*launch, libc::F_DUPFD_CLOEXEC, number.saturating_add(1)), Stage::Stdio, WHAT)?;
+        }
+        if pipe == number {
+            check(libc::fcntl(pipe, libc::F_SETFD, 0), Stage::Stdio, WHAT)?;
+        } else {
+            check(libc::dup2(pipe, number), Stage::Stdio, WHAT)?;
         }
     }
     Ok(())

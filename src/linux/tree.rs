@@ -58,6 +58,9 @@ const ENVIRONMENT_FIRST: usize = 16 << 10;
 /// A child whose environment cannot be read is taken for a possible member of any tree so long; for a stranger after that.
 const UNCLEAR_FOR: Duration = Duration::from_secs(1);
 
+/// Longer lines of ancestors are not followed.
+const GENERATIONS: usize = 64;
+
 /// How often a changing tree is looked at again before the present picture is taken.
 const ROUNDS: usize = 16;
 
@@ -97,6 +100,8 @@ struct Tree {
     since: Option<u64>,
     sessions: BTreeSet<u32>,
     marker: Vec<u8>,
+    /// Who said that it is the main process, if it is not the leader: pid and start time.
+    main: Option<(u32, u64)>,
     /// What the survivors of a dead leader were last sent, and who they were: pid and start time.
     sent: Option<(Signal, BTreeSet<(u32, u64)>)>,
 }
@@ -171,6 +176,12 @@ impl Trees {
         }
     }
 
+    /// What tells this firstmate from any other: random, 16 hexadecimal digits.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Whether /proc shows our own PID namespace, so that whole trees can be seen. Where it does not, a run is its main process and
     /// that one's group.
     #[must_use]
@@ -225,7 +236,10 @@ impl Trees {
         let marker = self.own_marker(instance, run);
         self.markers.insert(marker.clone(), run);
         self.leaders.insert(leader, run);
-        self.runs.insert(run, Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, sent: None });
+        self.runs.insert(
+            run,
+            Tree { leader, leader_lives: true, since: None, sessions: BTreeSet::from([leader]), marker, main: None, sent: None },
+        );
     }
 
     /// A probe was spawned. Until it has died, neither it nor what it started is counted; what it leaves behind is, by its marker.
@@ -269,6 +283,56 @@ impl Trees {
         self.unclear.remove(&pid);
     }
 
+    /// The run that a process belongs to, if it is not gone: by parentage, session or marker, as everywhere here. A probe belongs to none.
+    ///
+    /// A process whose whole ancestry has died between its message and this look is known by its marker alone; one that is reaped is not
+    /// known any more.
+    #[must_use]
+    pub fn run_of(&mut self, pid: u32) -> Option<RunId> {
+        let own = std::process::id();
+        let mut at = pid;
+        let mut seen = None;
+        for _ in 0..GENERATIONS {
+            if let Some(&run) = self.leaders.get(&at) {
+                return Some(run);
+            }
+            if at <= 1 || at == own || self.probes.contains(&at) || !self.proc {
+                break;
+            }
+            let Some(stat) = read_stat(at) else { break };
+            seen.get_or_insert(stat);
+            if let Some(member) = self.members.get(&at).filter(|member| member.started == stat.started) {
+                return Some(member.run);
+            }
+            if stat.session != at
+                && let Some(run) = self.run_of_session(stat.session, stat.started)
+            {
+                return Some(run);
+            }
+            at = stat.ppid;
+        }
+        if self.probes.contains(&at) || seen.is_none() {
+            return None;
+        }
+        // Orphaned, and never seen before. Nothing of it is remembered: it need not be a child of ours.
+        match self.read_marker(pid) {
+            Mark::Of(run) => Some(run),
+            Mark::None | Mark::Unreadable => None,
+        }
+    }
+
+    /// Signals for the main process go to this member of the run's tree from now on, as long as it is there; see `MAINPID=` in
+    /// sd_notify(3). Returns false where it is no living member.
+    pub fn set_main(&mut self, run: RunId, pid: u32) -> bool {
+        if self.run_of(pid) != Some(run) {
+            return false;
+        }
+        let Some(stat) = read_stat(pid).filter(|stat| stat.lives) else { return false };
+        let Some(tree) = self.runs.get_mut(&run) else { return false };
+        tree.main = (pid != tree.leader).then_some((pid, stat.started));
+        true
+    }
+
     /// The living processes of the run's tree, without its leader, and those of which that cannot be said yet. With nothing left
     /// behind this costs one look at our children.
     ///
@@ -294,7 +358,11 @@ impl Trees {
         for &signal in signals {
             sent = Sent::default();
             if tree.leader_lives {
-                sent.add(tree.leader, signal_leader(tree.leader, signal, scope));
+                let told = tree.main.filter(|_| scope == Scope::Main).map(|(pid, started)| (pid, signal_exactly(pid, started, signal)));
+                match told {
+                    None | Some((_, Err(Errno::ESRCH))) => sent.add(tree.leader, signal_leader(tree.leader, signal, scope)),
+                    Some((pid, result)) => sent.add(pid, result),
+                }
                 continue;
             }
             for process in &members {

@@ -10,7 +10,7 @@ use std::fmt::{Display, Write as _};
 
 pub use measured::{Lines, Measured, OfContainer, OfInstance, OfLog, OfProcess};
 
-use crate::engine::status::{InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, Restarts, StateName, Status};
+use crate::engine::status::{InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, ProbeStatus, Restarts, StateName, Status};
 
 /// Which of the two formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +72,7 @@ fn services(page: &mut Page, status: &Status, measured: &Measured) {
     for (who, instance) in &instances {
         page.sample("firstmate_service_ready", who, u8::from(instance.ready));
     }
+    probes(page, &instances);
     page.family("firstmate_service_state", Kind::Gauge, "", "1 for the state the instance is in, 0 for the others.");
     for ([name, number], instance) in &instances {
         for (state, word) in STATES {
@@ -139,6 +140,40 @@ fn services(page: &mut Page, status: &Status, measured: &Measured) {
     }
 }
 
+/// Of the instances that have been asked.
+fn probes(page: &mut Page, instances: &[([Label<'_>; 2], &InstanceStatus)]) {
+    let asked: Vec<([Label<'_>; 3], ProbeStatus)> = instances
+        .iter()
+        .flat_map(|([name, number], instance)| {
+            let probes = [("ready", instance.ready_probe), ("live", instance.live_probe)];
+            probes.into_iter().filter_map(|(which, probe)| Some(([*name, *number, ("probe", which)], probe?)))
+        })
+        .collect();
+    if asked.is_empty() {
+        return;
+    }
+    page.family("firstmate_service_probe_passed", Kind::Gauge, "", "Whether the last answer to the probe passed.");
+    for (who, probe) in &asked {
+        page.sample("firstmate_service_probe_passed", who, u8::from(probe.last_passed));
+    }
+    page.family(
+        "firstmate_service_probe_answers",
+        Kind::Counter,
+        "",
+        "Answers to the probe over all runs, a question without one included.",
+    );
+    for ([name, number, which], probe) in &asked {
+        for (result, count) in [("passed", probe.successes), ("failed", probe.failures)] {
+            page.sample("firstmate_service_probe_answers_total", &[*name, *number, *which, ("result", result)], count);
+        }
+    }
+    let help = "How long the answers to the probe took, added up.";
+    page.family("firstmate_service_probe_seconds", Kind::Counter, "seconds", help);
+    for (who, probe) in &asked {
+        page.sample("firstmate_service_probe_seconds_total", who, Micros(probe.total_took_us));
+    }
+}
+
 fn lines<'a>(
     page: &mut Page,
     name: &str,
@@ -198,11 +233,12 @@ const STATES: [(StateName, &str); 9] = [
 ];
 
 /// Every restart once, so that their sum is the total.
-fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 5] {
+fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 6] {
     [
         ("crash", restarts.crash.saturating_sub(restarts.oom)),
         ("oom", restarts.oom),
         ("live", restarts.live),
+        ("watchdog", restarts.watchdog),
         ("start-timeout", restarts.start_timeout),
         ("memory", restarts.memory),
     ]
@@ -292,6 +328,16 @@ impl Page {
 /// Milliseconds as seconds.
 struct Seconds(u64);
 
+/// Microseconds, shown in seconds.
+#[derive(Clone, Copy)]
+struct Micros(u64);
+
+impl Display for Micros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:06}", self.0 / 1_000_000, self.0 % 1_000_000)
+    }
+}
+
 impl Display for Seconds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{:03}", self.0 / 1000, self.0 % 1000)
@@ -318,8 +364,15 @@ mod tests {
             why: Some("php\n-fpm\"".to_owned()),
             last_outcome: Some("exit 1".to_owned()),
             last_exit_code: (state == StateName::Backoff).then_some(137),
+            says: None,
             memory: None,
-            ready_probe: None,
+            ready_probe: (state == StateName::Running).then_some(ProbeStatus {
+                successes: 40,
+                failures: 2,
+                last_passed: true,
+                last_took_us: 900,
+                total_took_us: 1_040_900,
+            }),
             live_probe: None,
         }
     }
@@ -330,7 +383,7 @@ mod tests {
 
     fn status() -> Status {
         let mut web = instance("web.1", StateName::Running);
-        web.restarts = Restarts { total: 15, crash: 5, live: 1, start_timeout: 2, memory: 7, oom: 3 };
+        web.restarts = Restarts { total: 15, crash: 5, live: 1, watchdog: 0, start_timeout: 2, memory: 7, oom: 3 };
         web.memory = Some(InstanceMemory {
             bytes: 104_857_600,
             at_least_bytes: 1,

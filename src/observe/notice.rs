@@ -63,6 +63,13 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             write!(text, "{} not live, ending it: {why}", of(*run))?;
             Level::Warn
         }
+        Notice::WatchdogBit { run, silent_for } => {
+            match silent_for {
+                Some(silent_for) => write!(text, "{} said no WATCHDOG=1 within {}, ending it", of(*run), duration(*silent_for))?,
+                None => write!(text, "{} asked to be ended (WATCHDOG=trigger)", of(*run))?,
+            }
+            Level::Warn
+        }
         Notice::StartTimedOut { run, after, why } => {
             write!(text, "{} not ready within {} (`start_timeout`), ending it", of(*run), duration(*after))?;
             if let Some(why) = why {
@@ -110,6 +117,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             let cause = match cause {
                 Cause::Crash => "",
                 Cause::Live => "not live",
+                Cause::Watchdog => "watchdog",
                 Cause::StartTimeout => "start timeout",
                 Cause::Memory => "memory",
                 Cause::Operator => "as asked",
@@ -143,6 +151,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             let cause = match cause {
                 Cause::Crash => " (its main process is gone)",
                 Cause::Live => " (not live)",
+                Cause::Watchdog => " (watchdog)",
                 Cause::StartTimeout => " (start timeout)",
                 Cause::Memory => " (memory)",
                 Cause::Operator => " (as asked)",
@@ -473,6 +482,9 @@ mod tests {
     fn probes() {
         let why = || "connect 127.0.0.1:80: refused".to_owned();
         says(Notice::NotReady { run: run(WEB), why: why() }, Level::Warn, "web.1 not ready: connect 127.0.0.1:80: refused");
+        let silent = |silent_for| Notice::WatchdogBit { run: run(WEB), silent_for };
+        says(silent(Some(secs(30))), Level::Warn, "web.1 said no WATCHDOG=1 within 30 s, ending it");
+        says(silent(None), Level::Warn, "web.1 asked to be ended (WATCHDOG=trigger)");
         says(Notice::NotLive { run: run(WEB), why: why() }, Level::Warn, "web.1 not live, ending it: connect 127.0.0.1:80: refused");
         says(
             Notice::StartTimedOut { run: run(WEB), after: secs(60), why: Some(why()) },
@@ -628,6 +640,7 @@ mod tests {
             (Duration::ZERO, 1, Cause::Crash, "web.1 restarts now (failure 1)"),
             (Duration::ZERO, 0, Cause::Crash, "web.1 restarts now"),
             (secs(2), 3, Cause::Live, "web.1 restarts in 2 s (failure 3, not live)"),
+            (secs(2), 3, Cause::Watchdog, "web.1 restarts in 2 s (failure 3, watchdog)"),
             (secs(2), 3, Cause::StartTimeout, "web.1 restarts in 2 s (failure 3, start timeout)"),
             (Duration::ZERO, 0, Cause::Memory, "web.1 restarts now (memory)"),
             (secs(2), 3, Cause::Memory, "web.1 restarts in 2 s (failure 3, memory)"),

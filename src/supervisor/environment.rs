@@ -28,6 +28,11 @@ impl Environments {
         &self.present
     }
 
+    /// As `prepared`, to be completed.
+    pub(super) const fn present_mut(&mut self) -> &mut Environment {
+        &mut self.present
+    }
+
     /// Prepares the whole environment of a run of the instance called `name`, or of its probes.
     pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
         let launch = &service.launch;
@@ -54,11 +59,20 @@ impl Environments {
 }
 
 /// firstmate's own environment, as services get it.
-pub(super) fn inherited() -> Environment {
+fn inherited() -> Environment {
+    own(&NOT_FOR_SERVICES)
+}
+
+/// firstmate's own environment, as the one program of `firstmate -- COMMAND` gets it: what was said to firstmate was meant for that.
+pub(super) fn handed_on() -> Environment {
+    own(&[])
+}
+
+fn own(without: &[&str]) -> Environment {
     let mut environment = Environment::default();
     for (name, value) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
-        if name_text.is_empty() || NOT_FOR_SERVICES.contains(&name_text.as_ref()) || name_text == MARKER {
+        if name_text.is_empty() || without.contains(&name_text.as_ref()) || name_text == MARKER {
             continue;
         }
         // The kernel handed it to us, so it can hand it on; a name with `=` in it cannot have come out of vars_os.

@@ -77,7 +77,7 @@ impl Probes {
         poller: &Poller,
     ) -> Option<Event> {
         let asked = match kind {
-            ProbeKind::Ready => service.ready.as_ref()?,
+            ProbeKind::Ready => service.ready.probe()?,
             ProbeKind::Live => service.live.as_ref()?,
         };
         let limit = asked.timeout;

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::announcements::Announcements;
 use super::environment::Environments;
 use super::measure::Gauges;
 use super::memory::Memory;
@@ -58,7 +59,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let commands = spec.services.iter().map(|service| argv_of(&service.launch.command)).collect();
     let memory = spec.memory.clone();
     let engine = Rc::new(RefCell::new(Engine::new(spec, seed(), Timestamp::ZERO)));
-    let services = {
+    let services: Vec<_> = {
         let engine = engine.borrow();
         (0..services_count).filter_map(|index| engine.service(ServiceId(index)).cloned()).collect()
     };
@@ -145,6 +146,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
 
     let own_oom_score_adj = own_oom_score_adj();
     let memory = Memory::new(&memory, &sender, &mut output);
+    let announcements = Announcements::new(&services, &trees, &poller, &mut output);
     let mut supervisor = Supervisor {
         engine,
         origin,
@@ -163,6 +165,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
         probes: Probes::new(sender.clone(), Arc::clone(&poller), hosts, own_oom_score_adj),
+        announcements,
         poller,
         output,
         desk: Desk::default(),
@@ -237,7 +240,7 @@ const fn plural(count: usize) -> &'static str {
 /// Whether any probe names a host that is not an address.
 fn needs_hosts(spec: &Spec) -> bool {
     let named = |probe: &Probe| probe.check.host().is_some_and(|host| host.parse::<IpAddr>().is_err());
-    spec.services.iter().any(|service| service.ready.iter().chain(&service.live).any(named))
+    spec.services.iter().any(|service| service.ready.probe().into_iter().chain(&service.live).any(named))
 }
 
 /// 0, the usual value, where it cannot be read.

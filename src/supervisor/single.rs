@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use super::environment::inherited;
+use super::environment::handed_on;
 use super::setup::cannot_run;
 use crate::engine::capability::Rights;
 use crate::engine::{LaunchError, Outcome};
@@ -31,7 +31,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
     let working_dir = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let spawned = spawn::spawn(&Request {
         argv,
-        env: &inherited(),
+        env: &handed_on(),
         working_dir: &working_dir,
         user: None,
         group: None,
@@ -43,6 +43,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
         stdio: Stdio::Inherit,
         placement: Placement::Foreground,
         cgroup: None,
+        notify_fd: None,
     });
     let spawned = match spawned {
         Ok(spawned) => spawned,

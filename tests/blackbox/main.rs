@@ -10,6 +10,7 @@
 mod cgroup;
 mod harness;
 
+mod announcements;
 mod ending;
 mod incidents;
 mod launch;

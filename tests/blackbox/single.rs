@@ -119,3 +119,15 @@ fn a_shell_on_a_terminal_reads_what_is_typed() {
     container.type_in(b"exit 5\n");
     assert_eq!(container.code(), 5);
 }
+
+#[test]
+fn what_was_said_to_firstmate_is_for_the_one_program() {
+    let container = Setup::empty()
+        .env("NOTIFY_SOCKET", "@whoever-waits")
+        .env("LISTEN_FDS", "0")
+        .arguments(&["--", "{actor}", "print-env", "NOTIFY_SOCKET", "print-env", "LISTEN_FDS"])
+        .start();
+    assert_eq!(container.code(), 0);
+    let said: Vec<String> = container.lines().into_iter().map(|line| line.raw).collect();
+    assert_eq!(said, ["@whoever-waits", "0"]);
+}

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use firstmate::engine::Signal;
 use firstmate::engine::capability::Rights;
-use firstmate::engine::spec::{Backoff, Command, Kind, Launch, Memory, MemoryAction, Restart, Scope, Service, ServiceMemory, Spec, Stop};
+use firstmate::engine::spec::{
+    Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop,
+};
 
 use crate::course::{Course, MIB};
 
@@ -257,7 +259,7 @@ fn service(program: &Program) -> Service {
         give_up_after: None,
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs_f64(program.grace), scope: Scope::Main },
-        ready: None,
+        ready: Readiness::default(),
         live: None,
         memory: program.memory,
         launch: Launch {

@@ -98,6 +98,7 @@ pub fn plain<'a>(argv: &'a [OsString], env: &'a Environment) -> Request<'a> {
         stdio: Stdio::Pipes,
         placement: Placement::Session,
         cgroup: None,
+        notify_fd: None,
     }
 }
 

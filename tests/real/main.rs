@@ -1,4 +1,4 @@
-//! firstmate over the real programs of Debian: ten of them by their `procfiles/`, and `examples/all-in-one` whole.
+//! firstmate over the real programs of Debian: eleven of them by their `procfiles/`, and `examples/all-in-one` whole.
 //!
 //! Each test has a network namespace of its own, so that ports never clash, and most let firstmate be PID 1 of a PID namespace. All
 //! state is in directories that go at the end. What these tests need and do not find makes them fail, with the line that installs it.

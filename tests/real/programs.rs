@@ -5,8 +5,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::client::{Got, Upstream, get};
@@ -65,6 +66,13 @@ fn answer(port: u16, question: &[u8]) -> Result<Vec<u8>, String> {
     let length = stream.read(&mut said).map_err(told)?;
     said.truncate(length);
     Ok(said)
+}
+
+fn account(name: &str) -> (u32, u32) {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let line = passwd.lines().find(|line| line.starts_with(&format!("{name}:"))).unwrap_or_else(|| panic!("there is no user {name}"));
+    let fields: Vec<&str> = line.split(':').collect();
+    (fields[2].parse().unwrap(), fields[3].parse().unwrap())
 }
 
 /// A directory in which a service's user may leave word.
@@ -247,4 +255,80 @@ fn node() {
         },
     );
     assert_eq!(got, Got::Answer(200, "late\n".to_owned()));
+}
+
+/// Its tasks come through a directory, so that nothing else need run.
+#[test]
+fn celery() {
+    let sandbox = Sandbox::new("celery", &["celery"]);
+    let (uid, gid) = account("www-data");
+    for name in ["queue", "done", "state"] {
+        let path = open_directory(&sandbox, name);
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+    let root = sandbox.path().to_owned();
+    let app = sandbox.file(
+        "app/app.py",
+        &format!(
+            "import os, time\nfrom celery import Celery\n\napp = Celery('app', broker='filesystem://')\napp.conf.broker_transport_options = \
+             {{'data_folder_in': '{0}/queue', 'data_folder_out': '{0}/queue', 'control_folder': '{0}/done'}}\n\n@app.task(ignore_result=True)\n\
+             def leave(name):\n    open('{0}/state/' + name, 'w').close()\n\n@app.task(ignore_result=True)\ndef slow():\n    leave('arrived')\n    \
+             while not os.path.exists('{0}/state/gate'):\n        time.sleep(0.005)\n    leave('late')\n",
+            root.display()
+        ),
+    );
+    let directory = app.parent().unwrap().to_owned();
+    let send = move |text: &str| {
+        // As the worker's user: the broker is a directory of files.
+        let python = format!("import app; {text}");
+        let output = Command::new("setpriv")
+            .args(["--reuid=www-data", "--regid=www-data", "--clear-groups", "/usr/bin/python3", "-c", &python])
+            .current_dir(&directory)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let state = root.join("state");
+    // What was asked for before the worker was there is the first thing it does.
+    send("app.leave.delay('first')");
+    let first = state.join("first");
+    let serves = {
+        let first = first.clone();
+        move || if first.exists() { Ok(()) } else { Err("the first task is not done".to_owned()) }
+    };
+    let firstmate = Firstmate::start(&sandbox, &procfiles().join("celery.toml"), &srv_app(app.parent().unwrap()));
+    let client = std::thread::spawn(move || {
+        until("it serves", serves);
+        Instant::now()
+    });
+    firstmate.wait_until_well();
+    let ready = Instant::now();
+    let served = client.join().unwrap();
+    let apart = ready.max(served) - ready.min(served);
+    println!("celery was called ready {apart:?} beside its first task");
+    assert!(apart < Duration::from_secs(1), "{}", firstmate.log());
+
+    firstmate.kill_and_see_it_replaced("celery.1");
+    firstmate.wait_until_well();
+    send("app.leave.delay('second')");
+    until_true("the next run works", || state.join("second").exists());
+    firstmate.wait_until_tidy();
+
+    send("app.slow.delay()");
+    let (came, gate, late) = (state.join("arrived"), state.join("gate"), state.join("late"));
+    stop_with_a_request_in_flight(
+        firstmate,
+        ("celery.1", "SIGTERM"),
+        {
+            let late = late.clone();
+            move || until_true("the task is done", || late.exists())
+        },
+        || arrived(&came),
+        |firstmate| {
+            until_true("celery knows", || firstmate.log().contains("Warm shutdown"));
+            open(&gate);
+        },
+    );
+    assert!(late.exists());
 }

@@ -67,6 +67,8 @@ fn random_histories_keep_every_invariant() {
         ("killed trees", total.killed_trees),
         ("given up", total.given_up),
         ("liveness restarts", total.live_failures),
+        ("announcements", total.announced),
+        ("watchdog restarts", total.watchdogs),
         ("start timeouts", total.start_timeouts),
         ("readiness lost", total.not_ready),
         ("blocked", total.blocked),

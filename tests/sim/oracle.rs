@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Restart, Service, ServiceId};
+use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Readiness, Restart, Service, ServiceId};
 use firstmate::engine::status::{Phase, StateName};
 use firstmate::engine::{
-    Action, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp, Verb,
+    Action, Announcement, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp,
+    Verb,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ struct Run {
     ready_at: Option<Timestamp>,
     ready_probe: Asking,
     live_probe: Asking,
+    word: Word,
     /// Why it ends; `None` while it is to go on.
     cause: Option<Cause>,
     /// The first signal to it was sent, or SIGKILL.
@@ -63,6 +65,31 @@ struct Run {
     pass_on: bool,
     /// Of the main process, once that is gone.
     end: Option<(Outcome, Duration)>,
+}
+
+/// What a run has said of itself.
+#[derive(Debug, Default)]
+struct Word {
+    /// Whether it must be ready now; `None` before it said anything of it.
+    ready: Option<bool>,
+    /// How often it must say that it is alive.
+    watchdog: Option<Duration>,
+    /// By when it must say so next.
+    alive_by: Option<Timestamp>,
+    /// It asked to be ended.
+    trigger: bool,
+    /// It asked for so much time for its start.
+    start_until: Option<Timestamp>,
+}
+
+impl Word {
+    fn of(service: &Service) -> Self {
+        let watchdog = match &service.ready {
+            Readiness::Notify { watchdog } => *watchdog,
+            _ => None,
+        };
+        Self { watchdog, ..Self::default() }
+    }
 }
 
 /// A probe, by its questions and answers.
@@ -225,7 +252,7 @@ impl Oracle {
             if let Some(run) = &mut self.known[index].run
                 && run.cause.is_none()
             {
-                if let Some(probe) = &service.ready {
+                if let Some(probe) = service.ready.probe() {
                     run.ready_probe.lose(now, probe);
                 }
                 if let Some(probe) = &service.live {
@@ -238,6 +265,7 @@ impl Oracle {
         }
         match event {
             Event::Memory(_) => {}
+            Event::Announced { run, what } => self.said(now, *run, what),
             Event::Executed { run } => {
                 if let Some(run) = self.present(*run)
                     && run.cause.is_none()
@@ -289,6 +317,50 @@ impl Oracle {
                 }
             }
             Event::Tick | Event::Spawned { .. } | Event::Probed { .. } => {}
+        }
+    }
+
+    fn said(&mut self, now: Timestamp, id: RunId, what: &Announcement) {
+        let service = self.service(id.instance).clone();
+        let notify = matches!(service.ready, Readiness::Notify { .. });
+        if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) || service.kind != Kind::Service {
+            return;
+        }
+        let Some(run) = self.present(id) else { return };
+        if run.asked {
+            if let (Announcement::ExtendTimeout(by), true, false) = (what, notify, run.killed) {
+                run.kill_by = run.kill_by.map(|at| at.max(now.after(*by)));
+            }
+            return;
+        }
+        if run.executed_at.is_none() || run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify) {
+            return;
+        }
+        let word = &mut run.word;
+        match what {
+            Announcement::Ready => {
+                if notify && !run.ready {
+                    word.alive_by = word.watchdog.map(|every| now.after(every));
+                }
+                word.ready = Some(true);
+            }
+            Announcement::Stopping if run.ready_at.is_some() => {
+                (word.ready, word.alive_by) = (Some(false), None);
+            }
+            Announcement::Alive => {
+                if let (Some(by), Some(every)) = (&mut word.alive_by, word.watchdog) {
+                    *by = now.after(every);
+                }
+            }
+            Announcement::WatchdogEvery(every) => {
+                word.watchdog = *every;
+                word.alive_by = every.filter(|_| run.ready).map(|every| now.after(every));
+            }
+            Announcement::Trigger => word.trigger = true,
+            Announcement::ExtendTimeout(by) if run.ready_at.is_none() => {
+                word.start_until = word.start_until.max(Some(now.after(*by)));
+            }
+            _ => {}
         }
     }
 
@@ -521,6 +593,7 @@ impl Oracle {
     fn check_spawn(&mut self, now: Timestamp, id: RunId) -> Result<(), String> {
         let known = self.known.iter().find(|known| known.id == id.instance).ok_or("a stranger is started")?;
         self.may_start(known, now).map_err(|why| format!("{id:?} is started although {why}"))?;
+        let word = Word::of(self.service(id.instance));
         let known = self.find(id.instance);
         if id.run <= known.last {
             return Err(format!("{id:?} is started again"));
@@ -536,6 +609,7 @@ impl Oracle {
             ready_at: None,
             ready_probe: Asking::default(),
             live_probe: Asking::default(),
+            word,
             cause: None,
             asked: false,
             signals: 0,
@@ -604,7 +678,7 @@ impl Oracle {
             return Err(format!("a probe of something that does not run, or ends: {id:?}"));
         }
         let (asking, probe) = match kind {
-            ProbeKind::Ready => (&mut run.ready_probe, service.ready.as_ref()),
+            ProbeKind::Ready => (&mut run.ready_probe, service.ready.probe()),
             ProbeKind::Live => (&mut run.live_probe, service.live.as_ref()),
         };
         let Some(probe) = probe else { return Err(format!("{id:?} has no such probe: {kind:?}")) };
@@ -644,8 +718,9 @@ impl Oracle {
                 let probe = self.service(id.instance).ready.clone();
                 let Some(run) = self.present(*id) else { return Err(format!("a dead run is ready: {id:?}")) };
                 let enough = match &probe {
-                    Some(probe) => run.ready_probe.good >= probe.successes,
-                    None => run.executed_at.is_some_and(|at| at.after(SECOND) <= now),
+                    Readiness::Probe(probe) => run.ready_probe.good >= probe.successes,
+                    Readiness::Delay(delay) => run.executed_at.is_some_and(|at| at.after(*delay) <= now),
+                    Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => run.word.ready == Some(true),
                 };
                 if !enough || run.ready || run.cause.is_some() || run.end.is_some() || run.executed_at.is_none() {
                     return Err(format!("not ready, but said to be: {run:?}"));
@@ -654,9 +729,9 @@ impl Oracle {
                 run.ready_at.get_or_insert(now);
             }
             Notice::NotReady { run: id, .. } => {
-                let failures = self.service(id.instance).ready.as_ref().map_or(u32::MAX, |probe| probe.failures);
+                let failures = self.service(id.instance).ready.probe().map_or(u32::MAX, |probe| probe.failures);
                 let Some(run) = self.present(*id) else { return Err(format!("a dead run is not ready: {id:?}")) };
-                if !run.ready || run.ready_probe.bad < failures {
+                if !run.ready || (run.ready_probe.bad < failures && run.word.ready != Some(false)) {
                     return Err(format!("ready, but said not to be: {run:?}"));
                 }
                 run.ready = false;
@@ -668,6 +743,17 @@ impl Oracle {
                     return Err(format!("live, but said not to be: {run:?}"));
                 }
                 run.cause = Some(Cause::Live);
+            }
+            Notice::WatchdogBit { run: id, silent_for } => {
+                let Some(run) = self.present(*id) else { return Err(format!("the watchdog bites a dead run: {id:?}")) };
+                let due = match silent_for {
+                    Some(silent_for) => run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now),
+                    None => run.word.trigger,
+                };
+                if !due || run.cause.is_some() || run.end.is_some() {
+                    return Err(format!("the watchdog bites who said enough: {run:?}"));
+                }
+                run.cause = Some(Cause::Watchdog);
             }
             Notice::StartTimedOut { run: id, .. } => {
                 let service = self.service(id.instance).clone();
@@ -833,12 +919,20 @@ impl Oracle {
         }
         let (Some(executed_at), Kind::Service) = (run.executed_at, service.kind) else { return Ok(()) };
         match &service.ready {
-            None => {
-                if !run.ready && executed_at.after(SECOND) <= now {
-                    return Err(format!("{run:?} has run for a second and is not ready"));
+            Readiness::Delay(delay) => {
+                if !run.ready && executed_at.after(*delay) <= now {
+                    return Err(format!("{run:?} has run for {delay:?} and is not ready"));
                 }
             }
-            Some(probe) => {
+            Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => {
+                if run.word.trigger || run.word.alive_by.is_some_and(|by| by <= now) {
+                    return Err(format!("{run:?} should have been ended by its watchdog"));
+                }
+                if run.word.ready.unwrap_or_default() != run.ready {
+                    return Err(format!("{run:?} does not follow its own word"));
+                }
+            }
+            Readiness::Probe(probe) => {
                 let asking = &run.ready_probe;
                 if !run.ready && asking.good >= probe.successes || run.ready && asking.bad >= probe.failures {
                     return Err(format!("{run:?} does not follow the answers of its probe"));
@@ -947,8 +1041,10 @@ impl Oracle {
 
 /// A job is done when it is done; without a probe a program that runs settles by itself.
 fn times_out(service: &Service, run: &Run, now: Timestamp) -> bool {
-    let waits = run.executed_at.is_none() || (service.ready.is_some() && run.ready_at.is_none());
-    service.kind == Kind::Service && waits && run.spawned_at.after(service.start_timeout) <= now && run.cause.is_none()
+    let settles = matches!(service.ready, Readiness::Delay(_));
+    let waits = run.executed_at.is_none() || (!settles && run.ready_at.is_none());
+    let by = run.spawned_at.after(service.start_timeout).max(run.word.start_until.unwrap_or(run.spawned_at));
+    service.kind == Kind::Service && waits && by <= now && run.cause.is_none()
 }
 
 /// What fails never ends the container with 0.

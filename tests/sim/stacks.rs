@@ -9,7 +9,8 @@ use firstmate::engine::spec::*;
 
 use crate::rng::Chance;
 
-pub fn random(chance: &mut Chance) -> Spec {
+/// `voices` decides what `ready` is where it is no probe: chances of its own, so that the others stay as they were.
+pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
     let count = 1 + chance.below(5) as usize;
     let mut services: Vec<Service> = Vec::new();
     for index in 0..count {
@@ -55,7 +56,7 @@ pub fn random(chance: &mut Chance) -> Spec {
                 timeout: Duration::from_millis(chance.pick(&[0, 100, 3_000, 10_000])),
                 scope: chance.pick(&[Scope::Main, Scope::Group]),
             },
-            ready: chance.percent(50).then(|| probe(chance)),
+            ready: if chance.percent(50) { Readiness::Probe(probe(chance)) } else { own_word(voices) },
             live: chance.percent(40).then(|| probe(chance)),
             memory: ServiceMemory::default(),
             launch: launch(),
@@ -66,6 +67,15 @@ pub fn random(chance: &mut Chance) -> Spec {
         stop_timeout: Duration::from_millis(chance.pick(&[500, 1_000, 4_000, 8_000, 25_000])),
         drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000, 60_000])),
         memory: Memory::default(),
+    }
+}
+
+fn own_word(chance: &mut Chance) -> Readiness {
+    match chance.below(10) {
+        0..=3 => Readiness::Delay(Duration::from_millis(chance.pick(&[0, 300, 1_000, 1_000]))),
+        4..=7 => Readiness::Notify { watchdog: chance.percent(60).then(|| Duration::from_millis(chance.pick(&[50, 1_000, 30_000]))) },
+        8 => Readiness::NotifyFd(3),
+        _ => Readiness::Log("up".into()),
     }
 }
 
@@ -95,7 +105,7 @@ pub fn plain(name: String) -> Service {
         give_up_after: Some(10),
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
-        ready: None,
+        ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),
         launch: launch(),

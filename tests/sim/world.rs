@@ -8,7 +8,8 @@ use firstmate::engine::{
     Action, Command, Engine, Event, InstanceId, LaunchError, Notice, Outcome, RunId, ShutdownCause, Signal, Spec, Stage, Timestamp, Verb,
 };
 
-use firstmate::engine::spec::Service;
+use firstmate::engine::Announcement;
+use firstmate::engine::spec::{Readiness, Service};
 
 use crate::oracle::Oracle;
 use crate::rng::Chance;
@@ -26,6 +27,8 @@ pub struct Summary {
     pub killed_trees: u64,
     pub given_up: u64,
     pub live_failures: u64,
+    pub announced: u64,
+    pub watchdogs: u64,
     pub start_timeouts: u64,
     pub not_ready: u64,
     pub blocked: u64,
@@ -47,6 +50,8 @@ impl Summary {
         self.killed_trees += other.killed_trees;
         self.given_up += other.given_up;
         self.live_failures += other.live_failures;
+        self.announced += other.announced;
+        self.watchdogs += other.watchdogs;
         self.start_timeouts += other.start_timeouts;
         self.not_ready += other.not_ready;
         self.blocked += other.blocked;
@@ -67,6 +72,8 @@ struct Process {
     /// So long after the first SIGKILL it is still there: uninterruptible sleep.
     stuck: Duration,
     stuck_until: Option<Timestamp>,
+    /// How often it must say that it is alive.
+    watchdog: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +87,10 @@ enum Happening {
     Perish(RunId),
     /// What is left of the tree ends.
     OthersEnd(RunId),
+    /// It tells something of itself, if it is still there.
+    Says(RunId, Announcement),
+    /// It says that it is alive, and will again.
+    Ping(RunId),
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -103,6 +114,8 @@ impl PartialOrd for Planned {
 
 struct World {
     chance: Chance,
+    /// For what services say of themselves.
+    voices: Chance,
     engine: Engine,
     oracle: Oracle,
     spec: Spec,
@@ -143,13 +156,15 @@ pub fn trace(seed: u64) -> String {
 
 fn played(seed: u64, trace: bool) -> (World, Result<(), String>) {
     let mut chance = Chance::new(seed);
-    let spec = stacks::random(&mut chance);
+    let mut voices = Chance::new(!seed);
+    let spec = stacks::random(&mut chance, &mut voices);
     let now = Timestamp::from_nanos(chance.below(1 << 40));
     let mut world = World {
         engine: Engine::new(spec.clone(), seed, now),
         oracle: Oracle::new(&spec),
         spec,
         chance,
+        voices,
         now,
         planned: BinaryHeap::new(),
         order: 0,
@@ -216,6 +231,7 @@ impl World {
             process.stuck = Duration::ZERO;
             process.stuck_until = None;
         }
+        self.speak_well();
         if self.exited.is_none() && self.chance.percent(40) {
             self.summary.shutdowns += 1;
             self.step(Event::Shutdown(ShutdownCause::Command))?;
@@ -313,6 +329,73 @@ impl World {
                 process.others = 0;
                 if process.main_alive { Ok(()) } else { self.tree_gone(run) }
             }
+            Happening::Says(run, what) => {
+                let Some(process) = self.processes.get_mut(&run) else { return Ok(()) };
+                // Who behaves well ceases to talk nonsense; readiness is none.
+                if self.well_behaved && what != Announcement::Ready {
+                    return Ok(());
+                }
+                if let Announcement::WatchdogEvery(every) = &what {
+                    process.watchdog = *every;
+                }
+                self.summary.announced += 1;
+                self.step(Event::Announced { run, what })
+            }
+            Happening::Ping(run) => {
+                let Some(Process { main_alive: true, watchdog: Some(every), .. }) = self.processes.get(&run) else { return Ok(()) };
+                let every = *every;
+                if !self.well_behaved && self.voices.percent(5) {
+                    return Ok(());
+                }
+                self.plan(every / 2, Happening::Ping(run));
+                self.step(Event::Announced { run, what: Announcement::Alive })
+            }
+        }
+    }
+
+    /// What a new run will say: well-behaved, that it is ready and, as often as it must, alive; else anything at any time.
+    fn plan_words(&mut self, run: RunId, exec: Duration) {
+        let ready = self.spec.services[run.instance.service.0].ready.clone();
+        let watchdog = match ready {
+            Readiness::Delay(_) | Readiness::Probe(_) => return,
+            Readiness::Notify { watchdog } => watchdog,
+            Readiness::NotifyFd(_) | Readiness::Log(_) => None,
+        };
+        if let Some(process) = self.processes.get_mut(&run) {
+            process.watchdog = watchdog;
+        }
+        let chaos = !self.well_behaved;
+        if !chaos || self.voices.percent(85) {
+            let wait = exec + self.voices.wait(Duration::from_millis(if chaos { 2_000 } else { 10 }));
+            self.plan(wait, Happening::Says(run, Announcement::Ready));
+            self.plan(wait, Happening::Ping(run));
+        }
+        for _ in 0..if chaos { self.voices.below(5) } else { 0 } {
+            let some = Duration::from_millis(self.voices.pick(&[1, 500, 20_000]));
+            let what = match self.voices.below(10) {
+                0 | 1 => Announcement::Ready,
+                2 => Announcement::Mute("gone".into()),
+                3 => Announcement::Reloading,
+                4 => Announcement::Stopping,
+                5 => Announcement::Status("half way".into()),
+                6 => Announcement::Alive,
+                7 => Announcement::Trigger,
+                8 => Announcement::WatchdogEvery(self.voices.percent(70).then_some(some)),
+                _ => Announcement::ExtendTimeout(some),
+            };
+            let wait = self.voices.wait(Duration::from_secs(20));
+            self.plan(wait, Happening::Says(run, what));
+        }
+    }
+
+    /// From now on everybody says what is expected.
+    fn speak_well(&mut self) {
+        let runs: Vec<RunId> = self.processes.keys().copied().collect();
+        for run in runs {
+            if !matches!(self.spec.services[run.instance.service.0].ready, Readiness::Delay(_) | Readiness::Probe(_)) {
+                self.plan(Duration::ZERO, Happening::Says(run, Announcement::Ready));
+                self.plan(Duration::ZERO, Happening::Ping(run));
+            }
         }
     }
 
@@ -357,6 +440,9 @@ impl World {
         let instance = self.chance.pick(&all);
         let current = self.engine.current_run(instance).map_or(1, |run| run.run);
         let run = RunId { instance, run: current.wrapping_add(self.chance.pick(&[u32::MAX, 1, 7])) };
+        if self.voices.percent(30) {
+            return self.step(Event::Announced { run, what: Announcement::Trigger });
+        }
         let event = match self.chance.below(5) {
             0 => Event::Spawned { run, pid: 1 },
             1 => Event::Executed { run },
@@ -431,6 +517,7 @@ impl World {
             Action::Notice(notice) => match notice {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
                 Notice::NotLive { .. } => self.summary.live_failures += 1,
+                Notice::WatchdogBit { .. } => self.summary.watchdogs += 1,
                 Notice::StartTimedOut { .. } => self.summary.start_timeouts += 1,
                 Notice::NotReady { .. } => self.summary.not_ready += 1,
                 Notice::Blocked { .. } => self.summary.blocked += 1,
@@ -461,6 +548,7 @@ impl World {
             ignores_stop: chaos && self.chance.percent(15),
             stuck,
             stuck_until: None,
+            watchdog: None,
         };
         self.processes.insert(run, process);
         self.plan(Duration::ZERO, Happening::Tell(Event::Spawned { run, pid }));
@@ -476,6 +564,7 @@ impl World {
             return;
         }
         self.plan(exec, Happening::Tell(Event::Executed { run }));
+        self.plan_words(run, exec);
         let oneshot = self.spec.services[run.instance.service.0].kind == firstmate::engine::spec::Kind::Oneshot;
         if oneshot || (chaos && self.chance.percent(50)) {
             let life = self.chance.wait(Duration::from_secs(40)) + exec;

@@ -223,6 +223,7 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
         why: None,
         last_outcome: None,
         last_exit_code: None,
+        says: None,
         memory: None,
         ready_probe: None,
         live_probe: None,

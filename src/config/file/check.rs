@@ -362,7 +362,7 @@ mod tests {
     fn check(probe: &str) -> Check {
         let text = format!("[services.a]\ncommand = 'x'\nready = {{ {probe} }}\n");
         let spec = check_toml(Path::new("/srv/firstmate.toml"), text.as_bytes()).unwrap_or_else(|problems| panic!("{probe}: {problems:?}"));
-        spec.services.into_iter().next().and_then(|service| service.ready).unwrap().check
+        spec.services.first().and_then(|service| service.ready.probe()).unwrap().check.clone()
     }
 
     fn port(port: u16) -> Address {

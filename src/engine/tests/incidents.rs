@@ -160,7 +160,7 @@ fn a_failed_liveness_probe_is_one_however_it_ends() {
 
 #[test]
 fn not_being_ready_in_time_is_one() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), start_timeout: Duration::from_secs(1), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), start_timeout: Duration::from_secs(1), ..service("web") }]);
     rig.up(0);
     rig.answer(0, ProbeKind::Ready, 1, false);
     rig.wait(1_000);
@@ -302,7 +302,7 @@ fn the_last_hundred_are_kept_and_the_others_counted() {
 
 #[test]
 fn a_probes_reason_is_cut() {
-    let mut rig = Rig::new(vec![Service { ready: Some(probe()), start_timeout: Duration::from_secs(1), ..service("web") }]);
+    let mut rig = Rig::new(vec![Service { ready: Readiness::Probe(probe()), start_timeout: Duration::from_secs(1), ..service("web") }]);
     rig.up(0);
     let run = rig.run(0);
     rig.tell(Event::Probed { run, kind: ProbeKind::Ready, number: 1, result: Err("ü".repeat(10_000)) });

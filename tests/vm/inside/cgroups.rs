@@ -91,6 +91,7 @@ impl Stand {
             stdio: Stdio::Inherit,
             placement: Placement::Session,
             cgroup,
+            notify_fd: None,
         };
         spawn::spawn(&request).unwrap()
     }

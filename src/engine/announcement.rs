@@ -1,0 +1,208 @@
+//! What a run tells of itself, and what that changes: readiness by its own word, its status, its watchdog.
+//!
+//! Invariant: only a run whose `ready` says so is listened to. What it says is kept in the states in which it means something: a
+//! watchdog can bite only who is ready, and nothing said is left over for the next run.
+
+use std::time::Duration;
+
+use super::Timestamp;
+use super::event::{Action, Cause, Notice, RunId};
+use super::instance::{BecomesReady, EndPhase, Ending, Instance, State};
+use super::probe::Prober;
+use super::spec::Service;
+
+/// What a run says of itself once it is leaving.
+const STOPPING: &str = "it says that it is stopping";
+
+/// One thing a run told; words in capitals are those of sd_notify(3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Announcement {
+    /// `READY=1`, the newline on its descriptor, or the line that was waited for.
+    Ready,
+    /// It has lost the means to say that it is ready: this is why.
+    Mute(String),
+    /// `RELOADING=1`; `READY=1` ends it.
+    Reloading,
+    /// `STOPPING=1`.
+    Stopping,
+    /// `STATUS=`: one short printable line; empty takes the last one back.
+    Status(String),
+    /// `WATCHDOG=1`.
+    Alive,
+    /// `WATCHDOG=trigger`.
+    Trigger,
+    /// `WATCHDOG_USEC=`: from now on it must say `WATCHDOG=1` at least so often; `None` is never.
+    WatchdogEvery(Option<Duration>),
+    /// `EXTEND_TIMEOUT_USEC=`: it needs so long from now for its start, or for its end.
+    ExtendTimeout(Duration),
+}
+
+/// What a run has said that still holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Voice {
+    pub(super) status: Option<String>,
+    pub(super) reloading: bool,
+    /// How often it must say that it is alive.
+    pub(super) watchdog: Option<Duration>,
+}
+
+impl Voice {
+    /// `reloading: 3 of 8 workers`.
+    pub(super) fn words(&self) -> Option<String> {
+        match (&self.status, self.reloading) {
+            (None, false) => None,
+            (None, true) => Some("reloading".to_owned()),
+            (Some(status), false) => Some(status.clone()),
+            (Some(status), true) => Some(format!("reloading: {status}")),
+        }
+    }
+
+    fn hear_status(&mut self, status: String) {
+        self.status = Some(status).filter(|status| !status.is_empty());
+    }
+}
+
+/// By what a run that is ready may cease to be so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum StaysReady {
+    /// By its end only.
+    Unasked,
+    /// By its probe.
+    Asked(Prober),
+    /// By its own word, or by its silence at `bites_at`.
+    Tells { voice: Voice, bites_at: Option<Timestamp> },
+}
+
+impl StaysReady {
+    fn tells(now: Timestamp, voice: Voice) -> Self {
+        let bites_at = voice.watchdog.map(|every| now.after(every));
+        Self::Tells { voice, bites_at }
+    }
+
+    pub(super) const fn prober(&self) -> Option<&Prober> {
+        match self {
+            Self::Asked(prober) => Some(prober),
+            Self::Unasked | Self::Tells { .. } => None,
+        }
+    }
+
+    pub(super) const fn prober_mut(&mut self) -> Option<&mut Prober> {
+        match self {
+            Self::Asked(prober) => Some(prober),
+            Self::Unasked | Self::Tells { .. } => None,
+        }
+    }
+
+    pub(super) const fn voice(&self) -> Option<&Voice> {
+        match self {
+            Self::Tells { voice, .. } => Some(voice),
+            Self::Unasked | Self::Asked(_) => None,
+        }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Timestamp> {
+        match self {
+            Self::Unasked => None,
+            Self::Asked(prober) => Some(prober.deadline()),
+            Self::Tells { bites_at, .. } => *bites_at,
+        }
+    }
+
+    /// The time in which nothing was heard, if that was too long.
+    pub(super) fn bites(&self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::Unasked | Self::Asked(_) => None,
+            Self::Tells { voice, bites_at } => bites_at.filter(|at| *at <= now).and(voice.watchdog),
+        }
+    }
+}
+
+impl Instance {
+    pub(super) fn on_announced(&mut self, now: Timestamp, service: &Service, what: Announcement, out: &mut Vec<Action>) {
+        let run = RunId { instance: self.id, run: self.runs };
+        match &mut self.state {
+            State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => match what {
+                Announcement::Ready => {
+                    let ready = if service.ready.is_notify() {
+                        StaysReady::tells(now, Voice { reloading: false, ..voice.clone() })
+                    } else {
+                        StaysReady::Unasked
+                    };
+                    let life = *life;
+                    self.become_ready(now, service, life, ready, out);
+                }
+                Announcement::Mute(why) => *complaint = Some(why),
+                Announcement::Stopping => *complaint = Some(STOPPING.to_owned()),
+                Announcement::Status(status) => voice.hear_status(status),
+                Announcement::Trigger => self.watchdog_bites(now, service, None, out),
+                Announcement::WatchdogEvery(every) => voice.watchdog = every,
+                Announcement::ExtendTimeout(by) => *ready_by = (*ready_by).max(now.after(by)),
+                Announcement::Reloading | Announcement::Alive => {}
+            },
+            State::Running { not_ready, ready: StaysReady::Tells { voice, bites_at }, .. } => match what {
+                Announcement::Ready => {
+                    voice.reloading = false;
+                    if not_ready.take().is_some() {
+                        *bites_at = voice.watchdog.map(|every| now.after(every));
+                        out.push(Action::Notice(Notice::Ready { run, after: Duration::ZERO }));
+                    }
+                }
+                Announcement::Stopping => {
+                    // Who is leaving has no time for dogs.
+                    *bites_at = None;
+                    if not_ready.is_none() {
+                        *not_ready = Some(STOPPING.to_owned());
+                        out.push(Action::Notice(Notice::NotReady { run, why: STOPPING.to_owned() }));
+                    }
+                }
+                Announcement::Reloading => voice.reloading = true,
+                Announcement::Status(status) => voice.hear_status(status),
+                Announcement::Alive => *bites_at = bites_at.and(voice.watchdog).map(|every| now.after(every)),
+                Announcement::Trigger => self.watchdog_bites(now, service, None, out),
+                Announcement::WatchdogEvery(every) => {
+                    voice.watchdog = every;
+                    *bites_at = every.filter(|_| not_ready.is_none()).map(|every| now.after(every));
+                }
+                Announcement::Mute(_) | Announcement::ExtendTimeout(_) => {}
+            },
+            State::Ending(ending) => {
+                if let Announcement::ExtendTimeout(by) = what
+                    && service.ready.is_notify()
+                {
+                    ending.extend(now.after(by), service.stop.signals.len());
+                }
+            }
+            State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => {}
+        }
+    }
+
+    /// Nothing was heard for too long; `None`: it asked for it.
+    pub(super) fn watchdog_bites(&mut self, now: Timestamp, service: &Service, silent_for: Option<Duration>, out: &mut Vec<Action>) {
+        let run = RunId { instance: self.id, run: self.runs };
+        out.push(Action::Notice(Notice::WatchdogBit { run, silent_for }));
+        self.begin_end(now, service, Cause::Watchdog, service.stop.timeout, out);
+    }
+
+    /// What it has said of itself: one short line.
+    pub(super) fn says(&self) -> Option<String> {
+        match &self.state {
+            State::Starting { how: BecomesReady::ByAnnouncement { voice, .. }, .. } => voice.words(),
+            State::Running { ready, .. } => ready.voice().and_then(Voice::words),
+            State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_) => None,
+        }
+    }
+}
+
+impl Ending {
+    /// Lengthens the grace period, never shortens it: SIGKILL not before `until`. What limits a whole stop still does.
+    fn extend(&mut self, until: Timestamp, signals: usize) {
+        if let EndPhase::Asked { sent, next_at, kill_at } = self.phase
+            && until > kill_at
+        {
+            // After the last signal SIGKILL is the next thing; before it, the ladder goes on as it would have.
+            let next_at = if sent >= signals { until } else { next_at };
+            self.grace = until.since(self.asked_at);
+            self.phase = EndPhase::Asked { sent, next_at, kill_at: until };
+        }
+    }
+}

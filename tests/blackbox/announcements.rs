@@ -1,0 +1,243 @@
+//! What services say of themselves: by NOTIFY_SOCKET, by a descriptor, by a line; and what firstmate says to whoever is above it.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use firstmate::engine::status::StateName;
+
+use crate::harness::{Container, PATIENCE, Place, Setup, both_ways, until};
+
+both_ways![
+    a_line_a_newline_or_time_makes_ready,
+    a_service_says_so_itself_whoever_of_it_and_as_whatever_user,
+    who_belongs_to_nobody_is_not_listened_to,
+    a_silent_watchdog_restarts,
+];
+
+fn says(container: &Container, name: &str, text: &str) {
+    container.until(name, &format!("says `{text}`"), |instance| instance.says.as_deref() == Some(text));
+}
+
+fn a_line_a_newline_or_time_makes_ready(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.log]
+        command = '{actor} print begun wait-file {dir}/line print-error listening-on-80 sleep'
+        ready = { log = '^listening-on-\d+$' }
+        [services.fd]
+        command = '{actor} print-fds write-fd 3 almost wait-file {dir}/newline write-fd 3 \\n close-fd 3 print said sleep'
+        ready = { notify_fd = 3 }
+        [services.delay]
+        command = '{actor} sleep'
+        ready = { delay = '300ms' }
+        [services.after]
+        command = '{actor} print up sleep'
+        depends_on = ['log', 'fd', 'delay']
+        ",
+    )
+    .place(place)
+    .start();
+    container.said("log.1", "begun");
+    container.until_ready("delay.1");
+    let (_, started) = container.told_from(0, "delay.1 started");
+    let (_, ready) = container.told_from(0, "delay.1 ready after");
+    assert!(ready.at_ms - started.at_ms >= 299);
+    assert_eq!(container.said_by("fd.1"), ["0=/dev/null 1=pipe 2=pipe 3=pipe"]);
+    for (name, file) in [("log.1", "line"), ("fd.1", "newline")] {
+        assert_eq!(container.instance(name).state, StateName::Starting);
+        assert_eq!(container.count_told("after.1 started"), 0);
+        container.touch(file);
+        container.until_ready(name);
+    }
+    container.said("fd.1", "said");
+    container.said("after.1", "up");
+    assert_eq!(container.stop(), 0);
+}
+
+#[test]
+fn who_closes_its_descriptor_without_a_newline_is_told_about() {
+    let container = Setup::new(
+        "
+        [services.web]
+        command = '{actor} write-fd 7 nonsense close-fd 7 sleep'
+        ready = { notify_fd = 7 }
+        start_timeout = '500ms'
+        give_up_after = 1
+        ",
+    )
+    .start();
+    assert_eq!(container.code(), 128 + 15);
+    container.told("web.1 not ready within 500 ms (`start_timeout`), ending it: it closed its notification descriptor without a newline");
+}
+
+fn a_service_says_so_itself_whoever_of_it_and_as_whatever_user(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.web]
+        user = 'nobody'
+        command = ['{actor}', 'wait-file', '{dir}/go', 'child', 'setsid', 'notify', 'STATUS=two of three\nREADY=1', 'sleep', 'end', 'wait-file', '{dir}/reload',
+            'notify', 'RELOADING=1', 'wait-file', '{dir}/reloaded', 'notify', 'STATUS=\nREADY=1', 'notify-barrier', 'wait-file', '{dir}/leave', 'notify', 'STOPPING=1', 'sleep']
+        ready = { notify = true }
+        [services.main]
+        command = ['{actor}', 'ignore-term', 'child', 'default', 'TERM', 'notify', 'MAINPID=%p\nREADY=1', 'print-received', 'TERM', 'write-pid', '{dir}/over', 'end', 'wait-file', '{dir}/over']
+        ready = { notify = true }
+        stop_timeout = '25s'
+        [services.daemon]
+        command = ['{actor}', 'child', 'daemonise', 'wait-file', '{dir}/go', 'notify', 'READY=1\nMAINPID=1', 'sleep', 'end', 'sleep']
+        ready = { notify = true }
+        ",
+    )
+    .place(place)
+    .start();
+    container.until_ready("main.1");
+    for name in ["web.1", "daemon.1"] {
+        assert_eq!(container.instance(name).state, StateName::Starting);
+    }
+    container.touch("go");
+    container.until_ready("web.1");
+    container.until_ready("daemon.1");
+    says(&container, "web.1", "two of three");
+    let (_, table, _) = container.cli(&["status", "web"]);
+    assert!(table.trim_end().ends_with("ready: two of three"), "{table}");
+    container.touch("reload");
+    says(&container, "web.1", "reloading: two of three");
+    assert!(container.instance("web.1").ready, "who reloads serves");
+    container.touch("reloaded");
+    container.said("web.1", "passed the barrier");
+    // All that was said before the barrier is known behind it.
+    assert_eq!(container.instance("web.1").says, None);
+    container.touch("leave");
+    container.told("web.1 not ready: it says that it is stopping");
+    // Only who said that it is the main process obeys, and the other one ends by itself.
+    assert_eq!(container.cli(&["stop", "main"]).0, 0);
+    container.told("main.1 exited with code 0");
+    assert_eq!(container.count_told("SIGKILL to main.1"), 0);
+    assert_eq!(container.stop(), 0);
+}
+
+fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.web]
+        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'print-env', 'WATCHDOG_USEC', 'wait-file', '{dir}/go', 'notify', 'STATUS=so far nothing', 'wait-file', '{dir}/ready', 'notify', 'READY=1', 'sleep']
+        ready = { notify = true }
+        watchdog = '1h'
+        [services.other]
+        command = ['{actor}', 'wait-file', '{dir}/address', 'sleep']
+        [services.liar]
+        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'wait-file', '{dir}/go', 'notify', 'MAINPID=1\nREADY=1', 'sleep']
+        ready = { notify = true }
+        ",
+    )
+    .place(place)
+    .env("WATCHDOG_USEC", "17")
+    .start();
+    until("the address is known", || (container.said_by("web.1").len() == 2).then_some(()));
+    let said = container.said_by("web.1");
+    assert!(said[0].starts_with("@firstmate/"), "{said:?}");
+    assert_eq!(said[1], "3600000000");
+    let actor = container.dir().join("actor");
+    for text in ["READY=1", "STATUS=lies", "WATCHDOG=trigger", "STOPPING=1"] {
+        let words = [actor.to_str().unwrap(), "notify-to", &said[0], text];
+        assert!(container.foreign(&words).status().unwrap().success());
+    }
+    container.touch("go");
+    // One socket, one order: what the stranger sent has been read before this.
+    says(&container, "web.1", "so far nothing");
+    assert_eq!(container.instance("web.1").state, StateName::Starting);
+    container.until_ready("liar.1");
+    container.touch("ready");
+    container.until_ready("web.1");
+    assert_eq!(container.instance("web.1").restarts.total, 0);
+    assert_eq!(container.stop(), 0);
+}
+
+fn a_silent_watchdog_restarts(place: Place) {
+    let container = Setup::new(
+        "
+        [services.web]
+        command = '{actor} notify READY=1 ping 50 {dir}/well print silent sleep'
+        ready = { notify = true }
+        watchdog = '2s'
+        backoff = { initial = '20ms', max = '20ms' }
+        give_up_after = 'never'
+        ",
+    )
+    .place(place)
+    .file("well", 0o644, "")
+    .start();
+    container.until_ready("web.1");
+    let first = container.pid_of("web.1");
+    container.remove("well");
+    let (at, _) = container.said_from(0, "web.1", "silent");
+    let (at, _) = container.told_from(at, "web.1 said no WATCHDOG=1 within 2 s, ending it");
+    container.touch("well");
+    container.told_from(at, "stopping web.1 with SIGTERM (watchdog)");
+    container.told_from(at, "watchdog)");
+    let now = container.until("web.1", "is restarted and ready", |instance| instance.run > 1 && instance.ready);
+    assert!(now.restarts.watchdog >= 1 && now.restarts.live == 0, "{now:?}");
+    assert!(!container.lives(first));
+    let (_, why, _) = container.cli(&["why", "web"]);
+    assert!(why.contains("its watchdog ended it: no WATCHDOG=1 within 2000 ms"), "{why}");
+    assert_eq!(container.stop(), 0);
+}
+
+/// The next message that is not about how many are ready.
+fn next_message(above: &UnixDatagram) -> String {
+    let mut buffer = [0; 4096];
+    loop {
+        let length = above.recv(&mut buffer).expect("a message within the test's patience");
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        if !text.starts_with("STATUS=") {
+            return text;
+        }
+    }
+}
+
+#[test]
+fn whoever_is_above_is_told() {
+    let setup = Setup::new(
+        "
+        [services.web]
+        command = '{actor} wait-file {dir}/go print-env NOTIFY_SOCKET sleep'
+        ready = { delay = '10ms' }
+        [services.late]
+        command = '{actor} wait-file {dir}/go notify READY=1 sleep'
+        ready = { notify = true }
+        ",
+    );
+    let path = setup.dir().join("above.sock");
+    let above = UnixDatagram::bind(&path).unwrap();
+    above.set_read_timeout(Some(PATIENCE)).unwrap();
+    let container = setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
+    let mut buffer = [0; 4096];
+    let length = above.recv(&mut buffer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&buffer[..length]), "STATUS=0 of 2 services are ready");
+    container.until_ready("web.1");
+    above.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    while let Ok(length) = above.recv(&mut buffer) {
+        assert!(buffer[..length].starts_with(b"STATUS="), "not before everything is ready");
+    }
+    above.set_read_timeout(Some(PATIENCE)).unwrap();
+    container.touch("go");
+    assert_eq!(next_message(&above), "READY=1");
+    container.said("web.1", "(unset)");
+    assert_eq!(container.stop(), 0);
+    assert_eq!(next_message(&above), "STOPPING=1");
+    let length = above.recv(&mut buffer).unwrap();
+    assert_eq!(String::from_utf8_lossy(&buffer[..length]), "STATUS=stopping: SIGTERM was received");
+}
+
+#[test]
+fn who_is_above_and_never_listens_changes_nothing() {
+    let setup = Setup::new("[services.web]\ncommand = '{actor} sleep'\nready = { delay = '10ms' }\n");
+    let path = setup.dir().join("above.sock");
+    let above = UnixDatagram::bind(&path).unwrap();
+    let container = setup.env("NOTIFY_SOCKET", path.to_str().unwrap()).start();
+    container.until_ready("web.1");
+    drop(above);
+    assert_eq!(container.cli(&["restart", "web"]).0, 0);
+    container.told("cannot tell the supervisor above");
+    container.until("web.1", "runs again", |instance| instance.run == 2 && instance.ready);
+    assert_eq!(container.stop(), 0);
+}
