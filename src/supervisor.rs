@@ -31,6 +31,7 @@ use crate::engine::{
     Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
 };
 use crate::linux::alarm::Alarm;
+use crate::linux::footprint::unmap_start_code;
 use crate::linux::memory::ecs::EcsLimit;
 use crate::linux::memory::sentinel::Grown;
 use crate::linux::output::{Streams, class_of};
@@ -211,6 +212,7 @@ impl Supervisor {
         self.settle();
         // Children that were there before firstmate was executed may have died already, and their SIGCHLD with them.
         self.reap(&mut reaper);
+        unmap_start_code();
         while self.exit.is_none() {
             self.output.flush();
             self.mind_the_sentinel();

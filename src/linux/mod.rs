@@ -9,6 +9,7 @@ pub mod alarm;
 mod caps;
 pub mod container;
 pub mod cpu;
+pub mod footprint;
 pub mod memory;
 pub mod notify;
 pub mod output;

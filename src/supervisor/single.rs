@@ -13,6 +13,7 @@ use super::environment::handed_on;
 use super::setup::cannot_run;
 use crate::engine::capability::Rights;
 use crate::engine::{LaunchError, Outcome};
+use crate::linux::footprint::unmap_start_code;
 use crate::linux::reap::Reaper;
 use crate::linux::signals::{Meaning, Received, Signals};
 use crate::linux::spawn::{self, LaunchProgress, OomScoreAdj, Placement, Request, Stdio};
@@ -51,6 +52,7 @@ pub fn run_single(argv: &[OsString]) -> u8 {
     };
     let mut launch = Some(spawned.launch);
     let mut failure = None;
+    unmap_start_code();
     loop {
         let mut waited = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(launch) = &launch {

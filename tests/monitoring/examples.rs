@@ -46,12 +46,13 @@ impl Drop for Cgroup {
 
 #[test]
 fn every_metric_of_the_examples_is_a_real_one() {
-    // With everything there can be: a limit of processor time and of processes, and a service that has ended.
+    // With everything there can be: a limit of processor time and of processes, a probe, and a service that has ended.
     let cpu = Cgroup::new("cpu", &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "50000")]);
     let pids = Cgroup::new("pids", &[("pids.max", "100")]);
     let services = r#"
 [services.busy]
 command = "while :; do :; done"
+ready = { exec = "true" }
 [services.ended]
 command = "false"
 restart = "never"
@@ -64,7 +65,8 @@ essential = false
         let throttled = page.contains("\nfirstmate_container_cpu_cfs_throttled_periods_total ")
             && !page.contains("\nfirstmate_container_cpu_cfs_throttled_periods_total 0\n");
         let memory = page.contains("\nfirstmate_service_memory_bytes{") && page.contains("\nfirstmate_container_memory_hard_bytes ");
-        if throttled && memory && page.contains("\nfirstmate_service_last_exit_code{") { Ok(page) } else { Err(page) }
+        let probed = page.contains("\nfirstmate_service_probe_passed{");
+        if throttled && memory && probed && page.contains("\nfirstmate_service_last_exit_code{") { Ok(page) } else { Err(page) }
     });
     assert!(page.contains("\nfirstmate_container_pids_limit 100\n"), "{page}");
     let real: BTreeSet<String> = page.lines().filter(|line| !line.starts_with('#')).flat_map(names).collect();
