@@ -72,7 +72,7 @@ platform-matrix: setup helpers
 fuzz:
 	fuzz/run 5
 
-docker-test:
+docker-test: helpers
 	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test docker
 
 bench: build

@@ -16,6 +16,7 @@ mod health;
 mod limit;
 mod modes;
 mod platform;
+mod probers;
 mod processes;
 mod rolling;
 mod rounds;
