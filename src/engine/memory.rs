@@ -151,12 +151,12 @@ pub enum MemoryEvent {
     },
     /// The answer to `MemoryAction::Account`.
     Accounted(Box<Accounts>),
-    /// The answer to `MemoryAction::Measure`, for each run of it; `None` when the kernel refused, or the budget was spent.
+    /// The answer to `MemoryAction::Measure`, for each run of it.
     Measured {
         /// Which run.
         run: RunId,
-        /// What it holds.
-        pss: Option<Pss>,
+        /// What came of it.
+        pss: Measurement,
     },
     /// The kernel's OOM killer killed so many processes that no death seen here explains: children of services, or two deaths at once
     /// of which it cannot be said which it was.
@@ -168,6 +168,17 @@ pub enum MemoryEvent {
     },
 }
 
+/// What came of a measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measurement {
+    /// So much.
+    Pss(Pss),
+    /// There is no number to be had: the kernel refuses it, or it takes too long.
+    Refused,
+    /// Not at present: the last request is being worked at, or what it cost has not been waited out.
+    NotNow,
+}
+
 /// What the guard asks of the shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemoryAction {
@@ -176,7 +187,7 @@ pub enum MemoryAction {
         /// Bytes.
         stat_above: u64,
     },
-    /// Look at the processes of every run; never waits.
+    /// Look at the processes of every run, without asking anything that waits for them.
     Account,
     /// Read the proportional set size of these runs, without holding anything up.
     Measure {

@@ -1,5 +1,6 @@
 //! One rule each, on virtual time, through the engine's own door: events in, actions out.
 
+mod guard;
 mod incidents;
 
 use std::collections::BTreeMap;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use super::spec::{
     Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service,
-    ServiceMemory, Stop,
+    ServiceMemory, Stop, Victim,
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;

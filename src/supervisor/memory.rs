@@ -103,7 +103,9 @@ impl Memory {
             self.sentinel = match Sentinel::new(self.watch.more_counters(), report) {
                 Ok(sentinel) => Post::Manned(sentinel, self.watch.opened()),
                 Err(error) => {
-                    let text = format!("cannot start a thread to watch memory, so the loop does it at a higher price: {error}");
+                    let text = format!(
+                        "cannot start a thread to watch memory, so the loop does it at a higher price: {error}; raise the container's limit of processes (pids.max)"
+                    );
                     output.say(Level::Warn, &text);
                     Post::Given
                 }
@@ -135,6 +137,7 @@ impl Memory {
     /// Nothing is left of the run.
     pub(super) fn run_over(&mut self, run: RunId) {
         self.steering.forget(run);
+        self.toll.run_over(run);
         if let Some(cgroups) = &mut self.cgroups {
             cgroups.remove(run);
         }
@@ -290,6 +293,7 @@ impl Supervisor {
                 .collect()
         };
         let (oom, unexplained) = toll.judge(
+            Instant::now(),
             dead.pid(),
             run,
             || watch.counters().oom_kills(),
@@ -315,7 +319,7 @@ impl Supervisor {
                 accounts.tmpfs = tmpfs::used(&self.memory.files);
                 if let Some(cgroups) = &self.memory.cgroups {
                     for usage in &mut accounts.runs {
-                        usage.cgroup = cgroups.usage(usage.run);
+                        usage.cgroup = cgroups.usage(usage.run, usage.rss.as_ref().map_or(0, |rss| rss.shmem));
                     }
                 }
                 self.events.push_front(Event::Memory(MemoryEvent::Accounted(Box::new(accounts))));
@@ -332,7 +336,7 @@ impl Supervisor {
                 let refused = self.memory.steering.steer(&mut self.trees, run, prefer);
                 if let Some((pid, errno)) = refused.first() {
                     let text = format!(
-                        "cannot make the kernel prefer {} should memory run out: oom_score_adj of pid {pid}: {}",
+                        "cannot make the kernel prefer {} should memory run out: oom_score_adj of pid {pid}: {}; run firstmate as root, or the service as firstmate's own user",
                         self.output.instance_name(run.instance),
                         std::io::Error::from_raw_os_error(*errno)
                     );
@@ -340,8 +344,12 @@ impl Supervisor {
                 }
             }
             MemoryAction::Brake { run } => {
-                if let Some(cgroups) = &self.memory.cgroups {
-                    let _ = cgroups.brake(run);
+                if self.memory.cgroups.as_ref().is_some_and(|cgroups| cgroups.brake(run).is_none()) {
+                    let text = format!(
+                        "cannot slow {} down while it ends: memory.high of its cgroup cannot be written; see that the container's cgroup stays writable, or set cgroups = false",
+                        self.output.instance_name(run.instance)
+                    );
+                    self.output.say(Level::Warn, &text);
                 }
             }
             MemoryAction::Signal { run, signal } => {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use firstmate::engine::RunId;
-use firstmate::engine::memory::{MemoryEvent, Pss};
+use firstmate::engine::memory::{Measurement, MemoryEvent, Pss};
 use firstmate::engine::status::MemoryMethod;
 use firstmate::linux::memory::pss::{Job, Meter};
 
@@ -16,6 +16,14 @@ use crate::stage::{PATIENCE, actor, until, words};
 
 type Answers = BTreeMap<RunId, Option<Pss>>;
 
+/// What was measured, if anything.
+fn number(measurement: Measurement) -> Option<Pss> {
+    match measurement {
+        Measurement::Pss(pss) => Some(pss),
+        Measurement::Refused | Measurement::NotNow => None,
+    }
+}
+
 fn meter() -> (Meter, Receiver<MemoryEvent>) {
     let (sender, receiver): (Sender<MemoryEvent>, _) = channel();
     (Meter::new(move |event| sender.send(event).unwrap()), receiver)
@@ -24,7 +32,7 @@ fn meter() -> (Meter, Receiver<MemoryEvent>) {
 fn answers(receiver: &Receiver<MemoryEvent>, count: usize) -> Answers {
     let answer = || {
         let MemoryEvent::Measured { run, pss } = receiver.recv_timeout(PATIENCE).unwrap() else { panic!("another event") };
-        (run, pss)
+        (run, number(pss))
     };
     (0..count).map(|_| answer()).collect()
 }
@@ -189,7 +197,7 @@ fn two_threads_that_change_their_ids_leave_the_process_as_it_was() {
         ground.census();
         for _ in 0..20 {
             let MemoryEvent::Measured { pss, .. } = receiver.recv_timeout(PATIENCE).unwrap() else { panic!("{round}") };
-            assert!(pss.is_some_and(|pss| pss.method == MemoryMethod::PssAsUser), "{round}: {pss:?}");
+            assert!(number(pss).is_some_and(|pss| pss.method == MemoryMethod::PssAsUser), "{round}: {pss:?}");
         }
         // SAFETY: numbers only.
         assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 1, "{round}");

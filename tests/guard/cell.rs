@@ -42,6 +42,13 @@ pub fn faults(trial: &Trial, outcome: &Outcome) -> Vec<String> {
         Some(act) if act.percent < 74.9 => faults.push(format!("decided at {:.1} %, below the line", act.percent)),
         Some(_) | None => {}
     }
+    let measured = matches!(trial.rate, Rate::PerSecond(rate) if rate <= 400.0)
+        && trial.guard == Guard::AtOnce
+        && trial.quota.is_none()
+        && trial.busy == 0;
+    if let Some(act) = outcome.act.as_ref().filter(|act| measured && act.percent > 80.0) {
+        faults.push(format!("decided at {:.1} %, past 80 %", act.percent));
+    }
     // Where it grows slowly there is always time to ask; with little of a processor there may not be.
     let slow = matches!(trial.rate, Rate::PerSecond(rate) if rate <= 100.0) && trial.quota.is_none() && trial.busy == 0;
     if trial.guard != Guard::Off && slow && trial.manner == Manner::Well && outcome.ended.contains("SIGKILL") {

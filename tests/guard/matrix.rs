@@ -33,14 +33,7 @@ fn kinds(rates: &[Rate], limit: u64, place: Place, start: Start) -> Vec<Trial> {
 fn report(trial: &Trial, outcomes: &[Outcome], wrong: &mut Vec<String>) {
     println!("{}", cell::line(trial, outcomes));
     for outcome in outcomes {
-        let mut faults = faults(trial, outcome);
-        let measured = matches!(trial.rate, Rate::PerSecond(rate) if rate <= 400.0)
-            && trial.guard == Guard::AtOnce
-            && trial.quota.is_none()
-            && trial.busy == 0;
-        if let Some(act) = outcome.act.as_ref().filter(|act| measured && act.percent > 80.0) {
-            faults.push(format!("decided at {:.1} %, past 80 %", act.percent));
-        }
+        let faults = faults(trial, outcome);
         if !faults.is_empty() {
             wrong.push(format!("{}: {}\n{}", cell::line(trial, std::slice::from_ref(outcome)), faults.join("; "), outcome.log));
         }

@@ -102,9 +102,11 @@ stop_timeout = \"5s\"
     true
 }
 
-/// A leak flat out of which the kernel was not the first to notice, in three attempts at the most.
+/// A leak flat out of which the kernel was not the first to notice: at once where the machine has nothing else to do, and beside other tests in
+/// three attempts at the most.
 fn flat_out(place: Place, term: &str, requests: u64) {
-    assert!((0..3).any(|_| leak_after(place, "max", term, requests)), "the kernel was faster three times in a row");
+    let attempts = if matrix() { 1 } else { 3 };
+    assert!((0..attempts).any(|_| leak_after(place, "max", term, requests)), "the kernel was faster, {attempts} times");
 }
 
 /// Each of 20, 100, 400, 1500 MB/s and flat out, with SIGTERM obeyed and ignored, three times, and one of 1 MB/s: 31 runs. The sample has two

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::fmt::Write as _;
 
 use firstmate::engine::memory::{
-    Accounts, Acted, Calm, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
+    Accounts, Acted, Calm, Limit, Measurement, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rss, Usage,
 };
 use firstmate::engine::status::{LimitSource, MemoryMethod};
 use firstmate::engine::{Action, Engine, Event, Notice, Outcome, RunId, Signal, Timestamp};
@@ -730,7 +730,7 @@ impl<'a> World<'a> {
                     }
                 }
             }
-            MemoryEvent::Measured { run, pss: Some(_) } => {
+            MemoryEvent::Measured { run, pss: Measurement::Pss(_) } => {
                 if let Some(tree) = self.trees.get_mut(run) {
                     tree.told.number_at = Some(now);
                 }
@@ -846,9 +846,10 @@ impl<'a> World<'a> {
                         self.judge.report.measured_secs += cost;
                         wait += nanos(cost * self.chance.between(0.8, 2.0));
                         let unseen = tree.processes() * UNEXPLAINED;
-                        Some(Pss { bytes: (tree.holds(self.cpu) - unseen).max(0.0) as u64, method: MemoryMethod::Pss })
+                        let bytes = (tree.holds(self.cpu) - unseen).max(0.0) as u64;
+                        Measurement::Pss(Pss { bytes, method: MemoryMethod::Pss })
                     } else {
-                        None
+                        Measurement::Refused
                     };
                     self.plan(wait, Happening::Tell(Event::Memory(MemoryEvent::Measured { run: *run, pss })));
                 }

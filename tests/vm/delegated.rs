@@ -96,6 +96,7 @@ fn each_run_has_a_cgroup_of_its_own() {
         assert!((mib * MIB..(mib + 1) * MIB).contains(&held), "{name}={held}\n{output}");
     }
     below("usage", "lazy", MIB);
+    below("usage", "unmapped", MIB);
 
     // It does not get to 85 % of the limit, at full speed, for seconds; its handler runs, and the kernel kills nobody.
     for (way, status) in [("exit", 0), ("default", 143), ("ignore", 137)] {

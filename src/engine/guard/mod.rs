@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use super::event::{Action, InstanceId, Notice, RunId};
 use super::instance::{Instance, State};
-use super::memory::{Accounts, Calm, Limit, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Pss, Reading, Rule, Usage};
+use super::memory::{Accounts, Calm, Limit, Measurement, MemoryAction, MemoryEvent, MemoryNotice, Parts, Process, Reading, Rule, Usage};
 use super::spec::{Memory, ServiceMemory};
 use super::status::{GuardActs, InstanceMemory, LimitSource, MemoryMethod, MemoryStatus};
 use super::{ServiceId, Timestamp};
@@ -163,6 +163,8 @@ struct Track {
     asked: Option<(Timestamp, u64)>,
     measured: Option<(Timestamp, Measured)>,
     refused_at: Option<Timestamp>,
+    /// It could not be measured just then.
+    put_off_at: Option<Timestamp>,
     snapshot: bool,
     top: Vec<Process>,
     /// Above its own line; or, where the limit is the machine's, above that one.
@@ -383,7 +385,8 @@ impl Guard {
                 }
                 self.pace.forget();
                 self.exact = None;
-                self.above = None;
+                // Whether it is above a line is to be seen anew.
+                (self.above, self.crossed, self.over_hard) = (None, false, 0);
                 self.look = Look::At(now.after(IDLE_LOOK));
                 None
             }
@@ -434,8 +437,10 @@ impl Guard {
             self.lowest = self.lowest.min(lines.restart);
         }
         self.look = if self.limit.is_some() { Look::At(now) } else { Look::Never };
-        // What was learned at another limit holds no more.
-        self.above = None;
+        // What was learned at another limit holds no more, and that nobody could help least of all.
+        (self.above, self.crossed, self.over_hard) = (None, false, 0);
+        (self.told_helpless, self.helpless_until) = (false, None);
+        self.below = [now; 100];
         self.returned = Returned::default();
         self.pace.forget();
         for track in &mut self.tracks {
@@ -447,8 +452,8 @@ impl Guard {
     fn line_of(&self, track: &Track) -> Option<u64> {
         let lines = self.lines?;
         let own = track.policy.restart_above.map(|amount| amount.of(lines.limit));
-        // Above the container's own line the container's rules see it sooner.
-        if lines.machine { Some(own.unwrap_or(u64::MAX).min(lines.restart)) } else { own }
+        // Above the container's own line the container's rules hold.
+        if lines.machine { Some(own.unwrap_or(u64::MAX).min(lines.restart)) } else { own.filter(|own| *own <= lines.restart) }
     }
 
     fn on_read(&mut self, now: Timestamp, reading: Reading, instances: &[Instance], may: May, out: &mut Vec<Action>) -> Option<Decision> {
@@ -635,19 +640,21 @@ impl Guard {
         self.tracks.binary_search_by_key(&run.instance, |track| track.id).ok()
     }
 
-    fn on_measured(&mut self, now: Timestamp, run: RunId, pss: Option<Pss>) {
+    fn on_measured(&mut self, now: Timestamp, run: RunId, measurement: Measurement) {
         let Some(track) = self.index_of(run).and_then(|index| self.tracks.get_mut(index)) else { return };
         if track.run != run.run {
             return;
         }
-        match (pss, track.asked) {
-            (Some(pss), Some((_, sum))) => {
+        match (measurement, track.asked) {
+            (Measurement::Pss(pss), Some((_, sum))) => {
                 track.measured = Some((now, Measured { pss, sum }));
                 track.refused_at = None;
                 // Seen by the next decision.
                 self.account_by(now);
             }
-            _ => track.refused_at = Some(now),
+            (Measurement::Pss(_), None) | (Measurement::Refused, _) => track.refused_at = Some(now),
+            // It is asked again in a while, as if it had been measured.
+            (Measurement::NotNow, _) => track.put_off_at = Some(now),
         }
     }
 
@@ -866,6 +873,7 @@ impl Track {
             asked: None,
             measured: None,
             refused_at: None,
+            put_off_at: None,
             snapshot: false,
             top: Vec::new(),
             above: None,
@@ -888,7 +896,8 @@ impl Track {
         if self.run != usage.run.run {
             self.run = usage.run.run;
             self.history = self.history.next(began);
-            (self.asked, self.measured, self.refused_at, self.above, self.steered) = (None, None, None, None, false);
+            (self.asked, self.measured, self.refused_at, self.put_off_at) = (None, None, None, None);
+            (self.above, self.steered) = (None, false);
         }
         self.accounted_at = now;
         self.snapshot = usage.snapshot;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::engine::Timestamp;
 use crate::engine::event::{Action, RunId};
-use crate::engine::instance::Instance;
+use crate::engine::instance::{Idle, Instance, State};
 use crate::engine::memory::{Act, Acted, Helpless, MemoryAction, MemoryNotice, Rule};
 use crate::engine::spec::{MemoryAction as Wanted, Victim};
 
@@ -63,6 +63,8 @@ const CAME_BACK_WITHIN: Duration = Duration::from_secs(3_600);
 const AS_BEFORE: u64 = 20;
 /// A plateau is left when it grows by this much.
 const PLATEAU_LEFT: f64 = 1.05;
+/// One instance waits so long for another of its service to be ready again.
+const SIBLING_WITHIN: Duration = Duration::from_secs(60);
 /// The signal of an `action` gets so many times `confirm` to help.
 const SIGNAL_HELPS_WITHIN: u32 = 3;
 const SIGNAL_HELPS_LEAST: Duration = Duration::from_secs(2);
@@ -94,6 +96,18 @@ impl Guard {
         let too_near = lines.emergency.midpoint(lines.limit);
         let urgent = self.hard >= lines.emergency || foreseen >= float(too_near);
         if let Some(acting) = self.acting {
+            // Who leaves for a line of its own may take its time, but the container's memory cannot wait for it when another one grows.
+            if may == May::All && self.another_grows(&lines, acting, instances) {
+                let decision = if urgent && self.hard >= lines.restart {
+                    self.emergency(now, &lines, instances, out)
+                } else {
+                    let rule = self.rule(now, &lines).filter(|rule| *rule != Rule::Held);
+                    rule.and_then(|rule| self.act_for_container(now, &lines, rule, instances, out))
+                };
+                if decision.is_some() || !urgent || self.account_asked.is_some() {
+                    return decision;
+                }
+            }
             return self.end_of_grace(now, &lines, acting, urgent, instances, out);
         }
         if urgent && self.hard >= lines.restart {
@@ -114,6 +128,16 @@ impl Guard {
             }
         }
         self.own_lines(now, &lines, instances, out)
+    }
+
+    /// Whether the run that is being ended for a line of its own is not the one because of which memory grows short.
+    fn another_grows(&self, lines: &Lines, acting: Acting, instances: &[Instance]) -> bool {
+        if acting.rule != Rule::Own || acting.killed_at.is_some() || lines.machine {
+            return false;
+        }
+        let level = self.window(true);
+        let leaving = self.index_of(acting.run).and_then(|index| self.tracks.get(index)).map_or(0, |track| grown(track, level));
+        self.grows_now(lines, true, instances, |_| true).is_some_and(|other| other.grown > leaving)
     }
 
     /// Which rule of the container's holds, if one does.
@@ -345,6 +369,10 @@ impl Guard {
             return None;
         };
         if rule == Rule::Held {
+            let waits = self.above.is_some_and(|above| now.since(above.since) < self.required(now, &above).saturating_add(SIBLING_WITHIN));
+            if waits && self.tracks.get(best.index).is_some_and(|track| a_sibling_is_away(track, instances)) {
+                return None;
+            }
             let candidates = self.candidates(instances, false, false);
             if self.measures_first(now, &best, &candidates, out) {
                 return None;
@@ -387,7 +415,7 @@ impl Guard {
         true
     }
 
-    fn wants_measure(&self, now: Timestamp, index: usize) -> bool {
+    pub(super) fn wants_measure(&self, now: Timestamp, index: usize) -> bool {
         let Some(track) = self.tracks.get(index) else { return false };
         let recently = |at: Option<Timestamp>| at.is_some_and(|at| now.since(at) < MEASURE_AGAIN);
         track.share.is_some_and(|share| !share.is_exact())
@@ -644,7 +672,7 @@ impl Guard {
 
     /// Services with a line of their own; every service where the limit is the machine's.
     fn own_lines(&mut self, now: Timestamp, lines: &Lines, instances: &[Instance], out: &mut Vec<Action>) -> Option<Decision> {
-        let mut unclear = Vec::new();
+        let (mut unclear, mut settled) = (Vec::new(), Vec::new());
         let mut due = None;
         for (index, (track, instance)) in self.tracks.iter().zip(instances).enumerate() {
             let (Some(above), Some(share), Some(line)) = (track.above, track.share, self.line_of(track)) else { continue };
@@ -671,25 +699,33 @@ impl Guard {
                 }
                 continue;
             }
+            // That one has settled, or waits for another of its kind, says nothing about the rest.
+            if track.plateau.is_some_and(|plateau| float(share.estimate) <= float(plateau) * PLATEAU_LEFT) {
+                continue;
+            }
+            if settles_again(now, track) {
+                settled.push((index, line));
+                continue;
+            }
+            let waits = now.since(above.since) < required.saturating_add(SIBLING_WITHIN);
+            if waits && a_sibling_is_away(track, instances) {
+                continue;
+            }
             due = due.or(Some((index, run, share, line)));
+        }
+        for (index, line) in settled {
+            let Some(track) = self.tracks.get_mut(index) else { continue };
+            let Some(size) = track.share.map(|share| share.estimate) else { continue };
+            let own = track.policy.restart_above.is_some();
+            if track.plateau.replace(size).is_none() {
+                out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: size, at: size, of: line, own }));
+            }
         }
         if !unclear.is_empty() {
             self.measure(now, unclear, out);
         }
         let (index, run, share, line) = due?;
-        let track = self.tracks.get_mut(index)?;
-        let is_own = track.policy.restart_above.is_some();
-        if track.plateau.is_some_and(|plateau| float(share.estimate) <= float(plateau) * PLATEAU_LEFT) {
-            return None;
-        }
-        if settles_again(now, track) {
-            let known = track.plateau.replace(share.estimate).is_some();
-            if !known {
-                let size = share.estimate;
-                out.push(told(MemoryNotice::Plateau { instance: track.id, bytes: size, at: size, of: line, own: is_own }));
-            }
-            return None;
-        }
+        let is_own = self.tracks.get(index)?.policy.restart_above.is_some();
         // Judged on this very picture: it was taken above.
         if !self.is_fresh(now, FRESH, out) {
             return None;
@@ -697,6 +733,16 @@ impl Guard {
         let chosen = Candidate { index, run, estimate: share.estimate, grown: 0, last: false };
         self.act(now, lines, chosen, if is_own { Rule::Own } else { Rule::Held }, line, instances, out)
     }
+}
+
+/// Whether another instance of the same service is not there to take over: instances are restarted one at a time.
+fn a_sibling_is_away(track: &Track, instances: &[Instance]) -> bool {
+    let siblings = instances.iter().filter(|instance| instance.id.service == track.id.service && instance.id != track.id);
+    siblings.into_iter().any(|sibling| match &sibling.state {
+        State::Idle(Idle::Due { .. } | Idle::Backoff { .. }) | State::Launching { .. } | State::Starting { .. } | State::Ending(_) => true,
+        // Who is ready, and who is not coming.
+        State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. }) | State::Running { .. } => false,
+    })
 }
 
 /// How long something must be above its line before it is restarted. `climb` is what its slow way up is worth.
@@ -768,5 +814,6 @@ fn slope_of(now: Timestamp, track: &Track) -> i64 {
 
 /// A measurement that was asked for then has not come yet.
 fn is_open(track: &Track, asked: Timestamp) -> bool {
-    track.measured.is_none_or(|(at, _)| at < asked) && track.refused_at.is_none_or(|at| at < asked)
+    let none_since = |at: Option<Timestamp>| at.is_none_or(|at| at < asked);
+    none_since(track.measured.map(|(at, _)| at)) && none_since(track.refused_at) && none_since(track.put_off_at)
 }

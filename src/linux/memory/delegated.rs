@@ -328,9 +328,10 @@ impl Cgroups {
     }
 
     /// What the run holds, in bytes: all that is charged to its cgroup, and swapped out of it, less page cache on the file lists and
-    /// reclaimable slab. `None` when it has no cgroup, or the kernel does not say.
+    /// reclaimable slab; and less what is in tmpfs and none of its processes maps (`mapped` bytes they do): that outlives it.
+    /// `None` when it has no cgroup, or the kernel does not say.
     #[must_use]
-    pub fn usage(&self, run: RunId) -> Option<u64> {
+    pub fn usage(&self, run: RunId, mapped: u64) -> Option<u64> {
         let path = self.path(run)?;
         let current = read_number(&path.join("memory.current"))?;
         // Without swap there is no such file.
@@ -339,7 +340,11 @@ impl Cgroups {
         let stat = read(&path.join("memory.stat"), &mut buffer)?;
         let given_back = [&b"inactive_file"[..], b"active_file", b"slab_reclaimable"].map(|key| value(stat, key));
         let [Some(inactive), Some(active), Some(slab)] = given_back else { return None };
-        Some(current.saturating_sub(inactive).saturating_sub(active).saturating_sub(slab).saturating_add(swap))
+        let left_behind = value(stat, b"shmem").unwrap_or(0).saturating_sub(mapped);
+        // Before Linux 5.12 not told: then what is read back from swap and still has its place there counts twice.
+        let twice = value(stat, b"swapcached").unwrap_or(0);
+        let charged = current.saturating_add(swap).saturating_sub(twice);
+        Some(charged.saturating_sub(inactive).saturating_sub(active).saturating_sub(slab).saturating_sub(left_behind))
     }
 
     /// How many of the run's processes the kernel's OOM killer has killed, whichever limit was reached. Counted before the signal is sent, so it is

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::account::{KERNEL_STACK, Told, kibibytes, read_status};
 use crate::engine::RunId;
-use crate::engine::memory::{MemoryEvent, Pss};
+use crate::engine::memory::{Measurement, MemoryEvent, Pss};
 use crate::engine::status::MemoryMethod;
 use crate::linux::thread;
 use crate::linux::tree::{exists, open_private, own_dumpable, start_time};
@@ -104,14 +104,14 @@ impl Meter {
         Duration::from_micros(self.shared.rest_until.load(Ordering::Acquire).saturating_sub(self.shared.now()))
     }
 
-    /// Measures these runs, in this order. Every run gets its answer. It is `None`, and at once, while the last request is being worked at,
-    /// while the last one's cost has not been waited out (unless this one is `urgent`), and when no thread can be started.
+    /// Measures these runs, in this order. Every run gets its answer. It is `NotNow`, and at once, while the last request is being worked
+    /// at, and while the last one's cost has not been waited out (unless this one is `urgent`); it is `Refused` when no thread can be started.
     pub fn measure(&mut self, jobs: Vec<Job>, urgent: bool) {
         if jobs.is_empty() {
             return;
         }
         if self.busy() || (!urgent && !self.rest().is_zero()) {
-            return self.refuse(&jobs);
+            return self.answer(&jobs, Measurement::NotNow);
         }
         self.shared.busy.store(true, Ordering::Release);
         if self.jobs.is_none() {
@@ -129,12 +129,12 @@ impl Meter {
         };
         self.jobs = None;
         self.shared.busy.store(false, Ordering::Release);
-        self.refuse(&jobs);
+        self.answer(&jobs, Measurement::Refused);
     }
 
-    fn refuse(&self, jobs: &[Job]) {
+    fn answer(&self, jobs: &[Job], all: Measurement) {
         for job in jobs {
-            (self.report)(MemoryEvent::Measured { run: job.run, pss: None });
+            (self.report)(MemoryEvent::Measured { run: job.run, pss: all });
         }
     }
 
@@ -212,7 +212,7 @@ impl Worker {
             let last = jobs.len().saturating_sub(1);
             for (index, job) in jobs.iter().enumerate() {
                 let asked = Instant::now();
-                let pss = self.measure(job, begun).filter(|_| asked.elapsed() < STALE);
+                let pss = self.measure(job, begun).filter(|_| asked.elapsed() < STALE).map_or(Measurement::Refused, Measurement::Pss);
                 if index == last {
                     // Who hears the last answer may ask again.
                     pass = None;
@@ -402,7 +402,7 @@ mod tests {
         }
     }
 
-    fn answer(receiver: &Receiver<MemoryEvent>) -> (RunId, Option<Pss>) {
+    fn answer(receiver: &Receiver<MemoryEvent>) -> (RunId, Measurement) {
         let MemoryEvent::Measured { run, pss } = receiver.recv_timeout(PATIENCE).unwrap() else { panic!("another event") };
         (run, pss)
     }
@@ -427,7 +427,8 @@ mod tests {
         meter.measure(vec![proc.job(0)], false);
         let (of, pss) = answer(&receiver);
         assert_eq!(of, run(0));
-        assert!(pss.is_some_and(|pss| pss.bytes > 3350 << 10 && pss.method == MemoryMethod::Pss), "{pss:?}");
+        let Measurement::Pss(pss) = pss else { panic!("{pss:?}") };
+        assert!(pss.bytes > 3350 << 10 && pss.method == MemoryMethod::Pss, "{pss:?}");
     }
 
     /// A pipe nobody writes to holds whoever opens it, as a process that is stuck in its mmap lock does.
@@ -440,7 +441,7 @@ mod tests {
         for _ in 0..3 {
             assert!(meter.busy());
             meter.measure(vec![proc.job(1), proc.job(2)], true);
-            assert_eq!([answer(&receiver), answer(&receiver)], [(run(1), None), (run(2), None)]);
+            assert_eq!([answer(&receiver), answer(&receiver)], [(run(1), Measurement::NotNow), (run(2), Measurement::NotNow)]);
         }
         // It goes on one day: then the answer is of another time.
         let hung = Instant::now();
@@ -448,7 +449,7 @@ mod tests {
             assert!(receiver.recv_timeout(Duration::from_millis(100)).is_err(), "it cannot answer");
         }
         std::fs::OpenOptions::new().write(true).open(proc.rollup()).unwrap().write_all(ROLLUP.as_bytes()).unwrap();
-        assert_eq!(answer(&receiver), (run(0), None));
+        assert_eq!(answer(&receiver), (run(0), Measurement::Refused));
         assert!(!meter.busy());
     }
 
@@ -458,13 +459,13 @@ mod tests {
         let (mut meter, receiver) = proc.meter();
         // As before Linux 4.14: no such file.
         meter.measure(vec![proc.job(0)], true);
-        assert_eq!(answer(&receiver), (run(0), None));
+        assert_eq!(answer(&receiver), (run(0), Measurement::Refused));
         std::fs::write(proc.rollup(), ROLLUP).unwrap();
         meter.measure(vec![proc.job(0), Job { run: run(1), processes: vec![(proc.own.0, proc.own.1 + 1)] }], true);
-        assert_eq!(answer(&receiver), (run(0), None), "it is known to be refused");
-        assert_eq!(answer(&receiver), (run(1), None), "whom this process has succeeded is gone, and nobody is left");
+        assert_eq!(answer(&receiver), (run(0), Measurement::Refused), "it is known to be refused");
+        assert_eq!(answer(&receiver), (run(1), Measurement::Refused), "whom this process has succeeded is gone, and nobody is left");
         meter.measure(vec![Job { run: run(2), processes: Vec::new() }], true);
-        assert_eq!(answer(&receiver), (run(2), None), "nobody holds what nobody was read of");
+        assert_eq!(answer(&receiver), (run(2), Measurement::Refused), "nobody holds what nobody was read of");
     }
 
     #[test]
@@ -473,7 +474,7 @@ mod tests {
         std::fs::write(proc.rollup(), ROLLUP).unwrap();
         let (mut meter, receiver) = proc.meter();
         meter.measure(vec![proc.job(0)], true);
-        assert!(answer(&receiver).1.is_some());
+        assert!(matches!(answer(&receiver).1, Measurement::Pss(_)));
         drop(meter);
         // The thread has the last sender.
         assert_eq!(receiver.recv_timeout(PATIENCE), Err(std::sync::mpsc::RecvTimeoutError::Disconnected));

@@ -19,6 +19,10 @@ use crate::engine::{Outcome, RunId, Signal};
 
 /// The dying takes a moment (freeing a gigabyte some 100 ms, more on a busy machine); only then is a kill unexplained.
 const UNEXPLAINED_AFTER: Duration = Duration::from_secs(2);
+/// A kill that was counted so long ago explains no death of now.
+const EXPLAINS_FOR: Duration = Duration::from_secs(1);
+/// Whom firstmate killed may be among the unexplained for so long: until the count is looked at again, and a kill unexplained.
+const MAY_BE_AMONG: Duration = Duration::from_secs(8);
 
 /// What the count has said, and which deaths it explained.
 #[derive(Debug, Default)]
@@ -27,10 +31,19 @@ pub struct Toll {
     explained: Option<u64>,
     /// Children that are dead and not reaped yet, of which the verdict is known.
     verdicts: BTreeMap<u32, bool>,
-    /// Since when the count is higher than what is explained.
-    pending: Option<Instant>,
-    /// Runs that died by a SIGKILL of firstmate's own lately: the kernel may have been faster.
-    own: Vec<(RunId, Instant)>,
+    /// Since when the count is higher than what is explained, and what it was then.
+    pending: Option<(Instant, u64)>,
+    /// Runs that firstmate sent SIGKILL to: the kernel may have been faster.
+    own: Vec<OwnKill>,
+}
+
+/// A run that firstmate sent SIGKILL to, and when for the last time.
+#[derive(Debug)]
+struct OwnKill {
+    run: RunId,
+    at: Instant,
+    /// Nothing is left of it.
+    over: bool,
 }
 
 /// Kills that no death explains, or of which it cannot be said which death they explain.
@@ -51,12 +64,19 @@ impl Toll {
 
     /// firstmate sent SIGKILL to this run.
     pub fn sent_kill(&mut self, run: RunId, now: Instant) {
-        self.own.retain(|(known, at)| *known != run && now.duration_since(*at) < UNEXPLAINED_AFTER);
-        self.own.push((run, now));
+        self.own.retain(|kill| kill.run != run && kill.may_matter(now));
+        self.own.push(OwnKill { run, at: now, over: false });
+    }
+
+    /// Nothing is left of this run. Until then every death in it by SIGKILL may be firstmate's own doing, however long it takes.
+    pub fn run_over(&mut self, run: RunId) {
+        if let Some(kill) = self.own.iter_mut().find(|kill| kill.run == run) {
+            kill.over = true;
+        }
     }
 
     fn is_own(&self, run: RunId) -> bool {
-        self.own.iter().any(|(known, _)| *known == run)
+        self.own.iter().any(|kill| kill.run == run)
     }
 
     /// Whether this run's main process, dead and not reaped, was killed by the OOM killer.
@@ -65,6 +85,7 @@ impl Toll {
     /// ended, if it has, or is about to; see [`is_being_killed`]. What cannot be decided goes into `unexplained`.
     pub fn judge(
         &mut self,
+        now: Instant,
         pid: u32,
         run: RunId,
         mut count: impl FnMut() -> Option<u64>,
@@ -80,7 +101,12 @@ impl Toll {
         // Deaths and count belong to the same moment only if the count does not move while the deaths are looked at.
         for _ in 0..8 {
             let (Some(before), Some(explained)) = (count(), self.explained) else { return (false, None) };
-            let new = before.saturating_sub(explained);
+            // What was counted a while ago was another process, though nobody has been told of it yet.
+            let earlier = match self.pending {
+                Some((since, seen)) if now.duration_since(since) >= EXPLAINS_FOR => seen.saturating_sub(explained),
+                Some(_) | None => 0,
+            };
+            let new = before.saturating_sub(explained).saturating_sub(earlier);
             if new == 0 {
                 return (false, None);
             }
@@ -107,7 +133,8 @@ impl Toll {
                 return (true, None);
             }
             self.explained = Some(before);
-            return (false, Some(Unexplained { kills: new, among: dead.into_iter().map(|(_, run)| run).collect() }));
+            let kills = before.saturating_sub(explained);
+            return (false, Some(Unexplained { kills, among: dead.into_iter().map(|(_, run)| run).collect() }));
         }
         // The kernel kills faster than we can look: nobody can say who was whose.
         (false, None)
@@ -145,13 +172,13 @@ impl Toll {
             self.pending = None;
             return None;
         }
-        let since = *self.pending.get_or_insert(now);
+        let (since, _) = *self.pending.get_or_insert((now, count));
         if now.duration_since(since) < UNEXPLAINED_AFTER {
             return None;
         }
         self.pending = None;
         self.explained = Some(count);
-        let among = self.own.iter().map(|(run, _)| *run).collect();
+        let among = self.own.iter().filter(|kill| now.duration_since(kill.at) < MAY_BE_AMONG).map(|kill| kill.run).collect();
         Some(Unexplained { kills: count.saturating_sub(explained), among })
     }
 
@@ -159,6 +186,12 @@ impl Toll {
     #[must_use]
     pub const fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+}
+
+impl OwnKill {
+    fn may_matter(&self, now: Instant) -> bool {
+        !self.over || now.duration_since(self.at) < MAY_BE_AMONG
     }
 }
 
@@ -219,24 +252,24 @@ mod tests {
     #[test]
     fn a_kill_and_a_new_count_are_the_oom_killers() {
         let mut toll = Toll::new(Some(3));
-        assert_eq!(toll.judge(10, run(0), || Some(4), both, |_| None), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(4), both, |_| None), (false, None), "the count is used up");
+        assert_eq!(toll.judge(Instant::now(), 10, run(0), || Some(4), both, |_| None), (true, None));
+        assert_eq!(toll.judge(Instant::now(), 11, run(1), || Some(4), both, |_| None), (false, None), "the count is used up");
     }
 
     #[test]
     fn a_kill_without_a_new_count_is_somebody_elses() {
         let mut toll = Toll::new(Some(3));
-        assert_eq!(toll.judge(10, run(0), || Some(3), both, |_| None), (false, None));
-        assert_eq!(Toll::new(None).judge(10, run(0), || None, both, |_| None), (false, None), "no count, no claim");
+        assert_eq!(toll.judge(Instant::now(), 10, run(0), || Some(3), both, |_| None), (false, None));
+        assert_eq!(Toll::new(None).judge(Instant::now(), 10, run(0), || None, both, |_| None), (false, None), "no count, no claim");
     }
 
     #[test]
     fn of_two_deaths_and_one_kill_neither_is_claimed() {
         let mut toll = Toll::new(Some(0));
-        let (verdict, unexplained) = toll.judge(10, run(0), || Some(1), both, |_| KILLED);
+        let (verdict, unexplained) = toll.judge(Instant::now(), 10, run(0), || Some(1), both, |_| KILLED);
         assert!(!verdict);
         assert_eq!(unexplained, Some(Unexplained { kills: 1, among: vec![run(0), run(1)] }));
-        assert_eq!(toll.judge(11, run(1), || Some(1), both, |_| None), (false, None));
+        assert_eq!(toll.judge(Instant::now(), 11, run(1), || Some(1), both, |_| None), (false, None));
     }
 
     #[test]
@@ -253,23 +286,23 @@ mod tests {
     #[test]
     fn of_two_deaths_and_two_kills_both_are() {
         let mut toll = Toll::new(Some(0));
-        assert_eq!(toll.judge(10, run(0), || Some(2), both, |_| KILLED), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
+        assert_eq!(toll.judge(Instant::now(), 10, run(0), || Some(2), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(Instant::now(), 11, run(1), || Some(2), both, |_| None), (true, None));
     }
 
     #[test]
     fn the_count_is_read_again_when_it_moves_while_the_deaths_are_looked_at() {
         let mut toll = Toll::new(Some(0));
         let mut counts = [1, 2, 2, 2].into_iter();
-        assert_eq!(toll.judge(10, run(0), || counts.next(), both, |_| KILLED), (true, None));
-        assert_eq!(toll.judge(11, run(1), || Some(2), both, |_| None), (true, None));
+        assert_eq!(toll.judge(Instant::now(), 10, run(0), || counts.next(), both, |_| KILLED), (true, None));
+        assert_eq!(toll.judge(Instant::now(), 11, run(1), || Some(2), both, |_| None), (true, None));
     }
 
     #[test]
     fn firstmates_own_kill_is_never_the_oom_killers() {
         let mut toll = Toll::new(Some(0));
         toll.sent_kill(run(0), Instant::now());
-        assert_eq!(toll.judge(10, run(0), || Some(1), both, |_| None), (false, None));
+        assert_eq!(toll.judge(Instant::now(), 10, run(0), || Some(1), both, |_| None), (false, None));
     }
 
     #[test]
@@ -280,5 +313,44 @@ mod tests {
         assert!(toll.is_pending());
         assert_eq!(toll.unexplained(Some(1), now + UNEXPLAINED_AFTER), Some(Unexplained { kills: 1, among: vec![] }));
         assert_eq!(toll.unexplained(Some(1), now + UNEXPLAINED_AFTER * 3), None);
+    }
+
+    #[test]
+    fn what_was_counted_a_while_ago_explains_no_death_of_now() {
+        let now = Instant::now();
+        let mut toll = Toll::new(Some(0));
+        // A worker, whom nobody here waits for.
+        assert_eq!(toll.unexplained(Some(1), now), None);
+        let later = now + EXPLAINS_FOR;
+        assert_eq!(toll.judge(later, 10, run(0), || Some(1), both, |_| None), (false, None), "somebody else's kill");
+        assert_eq!(toll.judge(later, 11, run(1), || Some(2), both, |_| None), (true, None), "a kill of its own");
+        assert_eq!(toll.unexplained(Some(2), now + UNEXPLAINED_AFTER), Some(Unexplained { kills: 1, among: vec![] }));
+    }
+
+    #[test]
+    fn firstmates_own_kills_of_long_ago_are_not_among_the_unexplained() {
+        let now = Instant::now();
+        let mut toll = Toll::new(Some(0));
+        toll.sent_kill(run(0), now);
+        toll.run_over(run(0));
+        let later = now + MAY_BE_AMONG * 2;
+        assert_eq!(toll.unexplained(Some(1), later), None);
+        let found = toll.unexplained(Some(1), later + UNEXPLAINED_AFTER);
+        assert_eq!(found, Some(Unexplained { kills: 1, among: vec![] }));
+    }
+
+    #[test]
+    fn a_kill_of_another_run_does_not_make_the_first_ones_death_the_kernels() {
+        let now = Instant::now();
+        let mut toll = Toll::new(Some(0));
+        toll.sent_kill(run(0), now);
+        // It takes its time to die, and another one is killed meanwhile.
+        let later = now + MAY_BE_AMONG * 2;
+        toll.sent_kill(run(1), later);
+        assert_eq!(toll.judge(later, 10, run(0), || Some(1), both, |_| None), (false, None));
+        toll.run_over(run(0));
+        toll.run_over(run(1));
+        toll.sent_kill(run(2), later + MAY_BE_AMONG);
+        assert_eq!(toll.own.len(), 1, "who is over is forgotten");
     }
 }

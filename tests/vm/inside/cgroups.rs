@@ -157,7 +157,7 @@ fn set_up() -> Result<(), Failure> {
     drop(stand.cgroups.create(run, "web.1")?);
     let pid = stand.spawn("sleep 1000", None);
     show("joined-without", stand.cgroups.joined(run, pid).unwrap());
-    show("usage-without", stand.cgroups.usage(run).is_some());
+    show("usage-without", stand.cgroups.usage(run, 0).is_some());
     show("left-without", stand.path("web.1").exists());
     // The next one finds this.
     stand.start(run_id(1, 1), "left.1", "sleep 1000");
@@ -199,7 +199,7 @@ fn usage() -> Result<(), Failure> {
     let still = |stand: &Stand, run: RunId, least: u64| {
         let mut last = (0, Instant::now());
         until("it holds still", || {
-            let now = stand.cgroups.usage(run).unwrap();
+            let now = stand.cgroups.usage(run, u64::MAX).unwrap();
             if now != last.0 {
                 last = (now, Instant::now());
             }
@@ -210,6 +210,8 @@ fn usage() -> Result<(), Failure> {
     show("small", still(&stand, small, 1));
     show("anon", still(&stand, anon, 60 * MIB));
     show("shared", still(&stand, shared, 30 * MIB));
+    // Nobody maps the file, and it outlives who wrote it.
+    show("unmapped", stand.cgroups.usage(shared, 0).unwrap());
     show("lazy", still(&stand, lazy, 1));
     std::fs::remove_file("/tmp/held")?;
     Ok(())
