@@ -124,6 +124,10 @@ impl Probes {
                 None
             }
             Check::Exec(command) => {
+                // What SIGKILL does not end at once waits for something, a disk perhaps; another one would only wait beside it.
+                if let Some(pid) = self.under_way(run, kind) {
+                    return failed(format!("the probe before has not ended yet (pid {pid})"));
+                }
                 let spawned = match environment
                     .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj, None))
                 {
@@ -140,6 +144,11 @@ impl Probes {
                 None
             }
         }
+    }
+
+    /// The child that asks this of the run's instance, of an earlier run perhaps.
+    fn under_way(&self, run: RunId, kind: ProbeKind) -> Option<u32> {
+        self.children.iter().find(|(_, child)| child.run.instance == run.instance && child.kind == kind).map(|(&pid, _)| pid)
     }
 
     fn task(&mut self, run: RunId, kind: ProbeKind, number: u32, question: impl Future<Output = Result<(), String>> + 'static) {

@@ -745,7 +745,7 @@ impl Container {
 
     /// The number by which this test knows a process of the container.
     #[track_caller]
-    fn outside(&self, pid: i32) -> i32 {
+    pub fn outside(&self, pid: i32) -> i32 {
         let namespace = std::fs::read_link(format!("/proc/{}/ns/pid", self.init)).unwrap();
         let inner = format!("\t{pid}");
         until("the process is found", || {
