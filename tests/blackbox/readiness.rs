@@ -9,6 +9,7 @@ both_ways![
     a_failing_live_probe_restarts,
     a_hung_exec_probe_is_cut_off_and_leaves_nothing,
     a_probe_that_sigkill_does_not_end_is_not_joined_by_another,
+    what_left_the_session_of_a_probe_ends_with_it,
 ];
 
 fn probes_decide_about_readiness(place: Place) {
@@ -206,6 +207,31 @@ fn a_probe_that_sigkill_does_not_end_is_not_joined_by_another(place: Place) {
     assert_eq!(probes, [pid]);
     tracer.lets_go();
     until("there is another one", || (container.pid_in("probe") != pid).then_some(()));
+    assert_eq!(container.stop(), 0);
+}
+
+fn what_left_the_session_of_a_probe_ends_with_it(place: Place) {
+    let container = Setup::new(
+        "
+        [services.passes]
+        command = '{actor} child daemonise write-pid {dir}/daemon sleep end sleep'
+        ready = { exec = '{actor} daemonise rename escapee sleep', every = '50ms' }
+        [services.hangs]
+        command = '{actor} sleep'
+        ready = { exec = '{actor} child daemonise rename escapee sleep end sleep', every = '50ms', timeout = '200ms' }
+        ",
+    )
+    .place(place)
+    .start();
+    let daemon = container.pid_in("daemon");
+    container.until("passes.1", "has passed often", |instance| instance.ready_probe.is_some_and(|probe| probe.successes >= 30));
+    container.until("hangs.1", "has failed often", |instance| instance.ready_probe.is_some_and(|probe| probe.failures >= 10));
+    until("there is a moment with none left", || {
+        let escapees = container.processes().iter().filter(|process| process.name == "escapee" && process.state != 'Z').count();
+        (escapees == 0).then_some(())
+    });
+    // What a run's main process leaves behind is another matter.
+    assert!(container.lives(daemon));
     assert_eq!(container.stop(), 0);
 }
 
