@@ -135,6 +135,8 @@ enum Message {
     Probed { run: RunId, kind: ProbeKind, number: u32, result: Result<(), String> },
     /// An exec probe's time is up.
     ProbeExpired { pid: u32, number: u32 },
+    /// An exec probe may have left somebody behind who could not be asked a moment ago.
+    ProbeLeft,
     /// An operator's wish.
     Asked(Asked),
     /// Somebody wants `/metrics`.
@@ -314,10 +316,11 @@ impl Supervisor {
                 self.events.push_back(Event::Probed { run, kind, number, result });
             }
             Message::ProbeExpired { pid, number } => {
-                if let Some(event) = self.probes.expired(pid, number) {
+                if let Some(event) = self.probes.expired(pid, number, &mut self.trees) {
                     self.events.push_back(event);
                 }
             }
+            Message::ProbeLeft => self.probes.look_again(&mut self.trees),
             Message::Measure(reply) => {
                 // Who asked may be gone by now.
                 let _ = reply.send(self.measure());
@@ -387,7 +390,7 @@ impl Supervisor {
                 self.check_cleared(run);
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
-            Action::CancelProbes { run } => self.probes.cancel(run),
+            Action::CancelProbes { run } => self.probes.cancel(run, &mut self.trees),
             Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
@@ -473,7 +476,8 @@ impl Supervisor {
     fn probe(&mut self, run: RunId, kind: ProbeKind, number: u32) {
         let Some(service) = self.services.get(run.instance.service.0) else { return };
         let name = self.output.instance_name(run.instance);
-        let environment = self.environments.prepare(run, name, service, &self.trees).map(|()| self.environments.prepared());
+        let mark = self.probes.next_mark();
+        let environment = self.environments.prepare_probe(run, name, service, &self.trees, mark).map(|()| self.environments.prepared());
         if let Some(event) = self.probes.start(run, kind, number, service, environment, &mut self.trees, &mut self.owners, &self.poller) {
             self.events.push_back(event);
         }
@@ -569,7 +573,7 @@ impl Supervisor {
                 self.run_died(run, outcome, left_behind);
             }
             Some(Owner::Probe) => {
-                if let Some(event) = self.probes.died(pid, &outcome, &self.poller) {
+                if let Some(event) = self.probes.died(pid, &outcome, &self.poller, &mut self.trees) {
                     self.events.push_back(event);
                 }
             }

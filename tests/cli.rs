@@ -246,7 +246,14 @@ fn check_is_one_short_line_and_one_bit() {
     assert_eq!(on(&stand, &["check", "ready", "redis"]), say(1, "redis not ready: connect 127.0.0.1:6379: refused\n", ""));
     let unknown = "no check, service or instance is called \"rdis\"; did you mean \"redis\"\n";
     assert_eq!(on(&stand, &["check", "ready", "rdis"]), say(1, unknown, ""));
-    assert_eq!(on(&stand, &["check", "alive"]).0, 2);
+    // Whoever asks as a health check knows 0 and 1 only, also of a mistake in the asking.
+    for wrong in [&["check", "alive"][..], &["check", "--scket", "x"], &["check", "live", "web", "more"], &["check", "--socket"]] {
+        let (code, stdout, stderr) = on(&stand, wrong);
+        assert_eq!((code, stdout.as_str()), (1, ""), "{wrong:?}");
+        assert!(stderr.starts_with("error: "), "{stderr}");
+    }
+    assert_eq!(on(&stand, &["check-config", "--file"]).0, 2);
+    assert_eq!(on(&stand, &["check", "--help"]).0, 0);
 
     let mut status = stack();
     status.services[1].reason = Some("é".repeat(5000));

@@ -8,6 +8,7 @@ mod stage;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -358,6 +359,43 @@ fn probes_are_nobodys_survivors_until_they_are_dead() {
         forest.until_dead(probe.pid);
         assert!(forest.died.contains(&Died::Probe));
         assert_eq!(forest.trees.survivors(run(0, 1)), [rest]);
+    });
+}
+
+#[test]
+fn what_a_probe_has_started_ends_with_it() {
+    in_both_ways(|forest| {
+        forest.start(run(0, 1), &actor("child daemonise write-pid own sleep end sleep"));
+        let own = forest.pid_in("own");
+        let mut probe = |number: u64, script: &str| {
+            let mut marker = forest.trees.marker("s0.1", run(0, 1)).into_vec();
+            forest.trees.add_probe_word(&mut marker, number);
+            let mut env = forest.stage.env.clone();
+            env.set(MARKER.as_ref(), &OsString::from_vec(marker)).unwrap();
+            let argv = actor(script);
+            let probe = spawn::spawn(&Request { working_dir: &forest.scratch, ..plain(&argv, &env) }).unwrap();
+            forest.outputs.extend(probe.stdout);
+            (probe.pid, forest.trees.probe_tree(probe.pid, number))
+        };
+        // What has no marker to be read is below it; what is not below it has its marker.
+        let (hung, mut of_hung) =
+            probe(7, "child setsid wipe-env write-pid below sleep end child daemonise write-pid away sleep end sleep");
+        let (ended, mut of_ended) = probe(77, "child daemonise write-pid rest sleep end wait-file go exit 0");
+        let [below, away, rest] = ["below", "away", "rest"].map(|file| forest.pid_in(file));
+        until("everybody could be asked", || forest.trees.kill_probe(&mut of_hung).then_some(()));
+        for pid in [hung, below, away] {
+            assert_eq!(forest.until_dead(pid), Outcome::Signaled(Signal::KILL));
+        }
+        for pid in [own, ended, rest] {
+            assert!(lives(pid), "{pid}");
+        }
+        // Its main process has ended, and is reaped: the marker alone tells.
+        std::fs::write(forest.scratch.join("go"), "").unwrap();
+        assert_eq!(forest.until_dead(ended), Outcome::Exited(0));
+        of_ended.leader_reaped();
+        until("everybody could be asked", || forest.trees.kill_probe(&mut of_ended).then_some(()));
+        assert_eq!(forest.until_dead(rest), Outcome::Signaled(Signal::KILL));
+        assert!(lives(own));
     });
 }
 

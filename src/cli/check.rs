@@ -15,8 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const EXIT_CODES: &str = "\
 Exit codes:
   0  yes
-  1  no, or no firstmate answers within 2 s
-  2  the arguments are wrong";
+  1  no, or no firstmate answers within 2 s, or the arguments are wrong";
 
 /// Ask one probe question, as HEALTHCHECK, ECS and Kubernetes exec probes do
 #[derive(Debug, clap::Args)]

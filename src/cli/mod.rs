@@ -76,7 +76,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             // Nobody is left to tell when the stream is closed.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::from(if error.use_stderr() { usage_error(name.as_deref()) } else { 0 });
         }
     };
     let result = if bare { Err(Failure::new(2, "no program is named after `--`").help("firstmate -- CMD ARG...")) } else { run(cli) };
@@ -87,6 +87,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// What wrong arguments end with. Of a health check Docker reserves 2, and takes anything but 0 and 1 for a mistake of its own.
+fn usage_error(command: Option<&str>) -> u8 {
+    if command == Some("check") { 1 } else { 2 }
 }
 
 /// A first argument that is neither a command nor an option. clap takes it for a surplus value, since the command may be left out.

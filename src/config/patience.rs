@@ -1,7 +1,7 @@
 //! How long the platform waits between its stop signal and its SIGKILL, and whether what the file asks for fits below that.
 //!
-//! No platform tells it to the container (Kubernetes' own grace period is not visible inside), so what is known is each platform's default,
-//! and which platform it is by what it leaves in the environment. Who has changed the default says so with `platform_patience`.
+//! Railway alone tells it to the container (Kubernetes' own grace period is not visible inside), so what is known is each platform's
+//! default, and which platform it is by what it leaves in the environment. Who has changed the default says so with `platform_patience`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -19,14 +19,21 @@ const UNKNOWN: Duration = Duration::from_secs(8);
 /// What the last SIGKILLs, the reaping and the last lines take; the engine keeps as much free.
 const RESERVE: Duration = Duration::from_millis(500);
 
+/// Where Railway tells its patience, in seconds. It is a variable of the service's that is set to change the default.
+const RAILWAY: &str = "RAILWAY_DEPLOYMENT_DRAINING_SECONDS";
+
 /// By which variable a platform is known, its name, the seconds it waits by default, and how to make it wait longer; empty where that
-/// cannot be. Sources: docs of Fly.io (`kill_timeout`), Kubernetes (`terminationGracePeriodSeconds`), ECS (`stopTimeout`), Heroku.
-const PLATFORMS: [(&str, &str, u64, &str); 5] = [
+/// cannot be. Sources: docs of Fly.io (`kill_timeout`), Railway (deployment
+/// teardown), Kubernetes (`terminationGracePeriodSeconds`), ECS (`stopTimeout`), Heroku, Cloud Run (container contract). Knative sets
+/// `K_SERVICE` too, on Kubernetes, which is therefore asked for before it.
+const PLATFORMS: [(&str, &str, u64, &str); 7] = [
     ("FLY_APP_NAME", "Fly.io", 5, "kill_timeout in fly.toml"),
+    ("RAILWAY_ENVIRONMENT_ID", "Railway", 3, RAILWAY),
     ("KUBERNETES_SERVICE_HOST", "Kubernetes", 30, "the pod's terminationGracePeriodSeconds"),
     ("ECS_CONTAINER_METADATA_URI_V4", "ECS", 30, "the container's stopTimeout"),
     ("ECS_CONTAINER_METADATA_URI", "ECS", 30, "the container's stopTimeout"),
     ("DYNO", "Heroku", 30, ""),
+    ("K_SERVICE", "Cloud Run", 10, ""),
 ];
 
 /// How long the platform waits, and how that is known.
@@ -38,6 +45,8 @@ pub(super) struct Patience {
     evidence: String,
     /// From its stop signal to its SIGKILL.
     waits: Duration,
+    /// Nobody told so: it is what the platform does where nothing else was asked of it.
+    by_default: bool,
     /// What makes it wait longer; empty where nothing does.
     knob: &'static str,
 }
@@ -45,7 +54,13 @@ pub(super) struct Patience {
 impl Patience {
     /// What the environment and the file's own `platform_patience` tell. `Err` is what is wrong with the environment's.
     pub(super) fn find(env: &BTreeMap<OsString, OsString>, in_docker: bool, file: Option<Duration>) -> Result<Option<Self>, String> {
-        let told = |evidence: String, waits| Self { platform: "the platform", evidence, waits, knob: "the platform's own grace period" };
+        let told = |evidence: String, waits| Self {
+            platform: "the platform",
+            evidence,
+            waits,
+            by_default: false,
+            knob: "the platform's own grace period",
+        };
         if let Some(text) = env.get(OsStr::new(PLATFORM_PATIENCE)).filter(|text| !text.is_empty()) {
             let waits = parse_duration(&text.to_string_lossy()).map_err(str::to_owned)?;
             if waits.is_zero() {
@@ -56,9 +71,17 @@ impl Patience {
         if let Some(waits) = file {
             return Ok(Some(told("`platform_patience` says so".to_owned(), waits)));
         }
+        // Anything but seconds Railway does not take either.
+        if let Some(seconds) =
+            env.get(OsStr::new(RAILWAY)).and_then(|text| text.to_str()?.parse::<u32>().ok()).filter(|&seconds| seconds > 0)
+        {
+            let (evidence, waits) = (format!("{RAILWAY} says so"), Duration::from_secs(seconds.into()));
+            return Ok(Some(Self { platform: "Railway", evidence, waits, by_default: false, knob: RAILWAY }));
+        }
         for (variable, platform, seconds, knob) in PLATFORMS {
             if env.contains_key(OsStr::new(variable)) {
-                return Ok(Some(Self { platform, evidence: format!("{variable} is set"), waits: Duration::from_secs(seconds), knob }));
+                let (evidence, waits) = (format!("{variable} is set"), Duration::from_secs(seconds));
+                return Ok(Some(Self { platform, evidence, waits, by_default: true, knob }));
             }
         }
         // Docker leaves no variable at all.
@@ -68,10 +91,12 @@ impl Patience {
                 platform: "podman",
                 evidence: "container=podman is set".to_owned(),
                 waits: Duration::from_secs(10),
+                by_default: true,
                 knob,
             }));
         }
-        let docker = Self { platform: "Docker", evidence: "/.dockerenv is there".to_owned(), waits: Duration::from_secs(10), knob };
+        let (evidence, waits) = ("/.dockerenv is there".to_owned(), Duration::from_secs(10));
+        let docker = Self { platform: "Docker", evidence, waits, by_default: true, knob };
         Ok(in_docker.then_some(docker))
     }
 
@@ -85,7 +110,7 @@ impl Patience {
 
     /// `Kubernetes waits 30s by default (KUBERNETES_SERVICE_HOST is set)`.
     fn said(&self) -> String {
-        let default = if self.platform == "the platform" { "" } else { " by default" };
+        let default = if self.by_default { " by default" } else { "" };
         format!("{} waits {}{default} ({})", self.platform, show_duration(self.waits), self.evidence)
     }
 
@@ -95,6 +120,9 @@ impl Patience {
             return format!("{} cannot be made to wait longer", self.platform);
         }
         let least = show_duration(whole_seconds(least));
+        if self.knob == RAILWAY {
+            return format!("or raise {RAILWAY} above {least}");
+        }
         format!("or raise {} above {least} and say so with platform_patience or ${PLATFORM_PATIENCE}", self.knob)
     }
 

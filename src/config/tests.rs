@@ -409,9 +409,40 @@ fn the_whole_stop_stays_below_the_patience_of_the_platform() {
         (&[("DYNO", "web.1")], 25),
         (&[("FLY_APP_NAME", "x")], 4),
         (&[("FLY_APP_NAME", "x"), ("KUBERNETES_SERVICE_HOST", "x")], 4),
+        (&[("K_SERVICE", "web")], 8),
+        // Knative, whose pods Kubernetes stops.
+        (&[("K_SERVICE", "web"), ("KUBERNETES_SERVICE_HOST", "x")], 25),
+        (&[("RAILWAY_ENVIRONMENT_ID", "x"), ("RAILWAY_DEPLOYMENT_DRAINING_SECONDS", "20")], 16),
+        (&[("RAILWAY_DEPLOYMENT_DRAINING_SECONDS", "30"), (PLATFORM_PATIENCE, "10s")], 8),
     ] {
         let dir = Dir::new(&[("a.toml", "[firstmate]\nstop_timeout = 'auto'\n[services.a]\ncommand = 'x'")]);
         assert_eq!(dir.load("a.toml", &inputs(env)).unwrap().spec.stop_timeout, Duration::from_secs(seconds), "{env:?}");
+    }
+}
+
+#[test]
+fn railway_tells_its_patience_itself() {
+    let text = "[firstmate]\nstop_timeout = '20s'\n[services.a]\ncommand = 'x'";
+    let dir = Dir::new(&[("a.toml", text), ("auto.toml", &text.replace("20s", "auto"))]);
+    let (here, draining) = (("RAILWAY_ENVIRONMENT_ID", "x"), "RAILWAY_DEPLOYMENT_DRAINING_SECONDS");
+    let said = |env: &[(&str, &str)]| {
+        let warnings = dir.load("a.toml", &inputs(env)).unwrap().warnings;
+        warnings.into_iter().map(|warning| format!("{} ({})", warning.message, warning.help.unwrap_or_default())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said(&[here]),
+        [
+            "stop_timeout is 20s, but Railway waits 3s by default (RAILWAY_ENVIRONMENT_ID is set): then it kills firstmate and whatever is still \
+          stopping (lower stop_timeout below 3s, or raise RAILWAY_DEPLOYMENT_DRAINING_SECONDS above 20s)"
+        ]
+    );
+    let told = said(&[here, (draining, "15")]);
+    assert!(told.len() == 1 && told[0].contains("but Railway waits 15s (RAILWAY_DEPLOYMENT_DRAINING_SECONDS says so):"), "{told:?}");
+    assert_eq!(said(&[here, (draining, "21")]), Vec::<String>::new());
+    // What Railway would not take counts for nothing.
+    for nonsense in ["", "0", "-1", "soon", "10s"] {
+        let loaded = dir.load("auto.toml", &inputs(&[here, (draining, nonsense)])).unwrap();
+        assert_eq!(loaded.spec.stop_timeout, Duration::from_millis(2_400), "{nonsense:?}");
     }
 }
 

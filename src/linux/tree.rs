@@ -16,6 +16,8 @@
 //! second has passed, it counts as left behind by whoever asks, but is not signalled; and its children are looked at, since what
 //! an exiting process leaves is known by the marker even before it is handed to firstmate.
 //!
+//! What an exec probe starts has one word more in that variable, and ends with the probe: see `probe.rs` beside this.
+//!
 //! Zombies are not counted: ours are about to be reaped, and those of a living parent are for that parent.
 //!
 //! Before a remembered pid is signalled its start time is read again through a pidfd's pin, so that a pid's next owner is never hit.
@@ -41,9 +43,11 @@ use crate::engine::spec::Scope;
 use crate::engine::{RunId, Signal};
 
 mod census;
+mod probe;
 
 pub(super) use census::exists;
 pub use census::{Census, Sighting};
+pub use probe::ProbeTree;
 
 /// The environment variable by which descendants of a run are known: `token:web.1:3`, the token being different for each firstmate. When
 /// firstmate itself runs below another, the outer one's value comes first, with a blank between them.

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -147,12 +147,23 @@ impl std::error::Error for TcpError {}
 
 /// Listens on a TCP address (with SO_REUSEADDR, so that a restart does not wait for old connections). Call it inside the runtime.
 ///
+/// `[::]` means everywhere, over IPv4 too; where there is no IPv6, everywhere is `0.0.0.0`. The listener's own address tells.
+///
 /// # Errors
 ///
 /// When the address is taken, is not this machine's, or is not permitted.
 pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, TcpError> {
     let wrong = |why| TcpError { address, why };
-    let listener = std::net::TcpListener::bind(address).map_err(wrong)?;
+    let listener = match std::net::TcpListener::bind(address) {
+        // A kernel without IPv6 makes no such socket; one whose interfaces have none may refuse the address.
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED && matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) =>
+        {
+            std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        bound => bound,
+    }
+    .map_err(wrong)?;
     listener.set_nonblocking(true).map_err(wrong)?;
     TcpListener::from_std(listener).map_err(wrong)
 }

@@ -33,7 +33,7 @@ impl Environments {
         &mut self.present
     }
 
-    /// Prepares the whole environment of a run of the instance called `name`, or of its probes.
+    /// Prepares the whole environment of a run of the instance called `name`.
     pub(super) fn prepare(&mut self, run: RunId, name: &str, service: &Service, trees: &Trees) -> Result<(), LaunchError> {
         let launch = &service.launch;
         self.present.reset(launch.inherit_env.then_some(&self.inherited));
@@ -54,6 +54,20 @@ impl Environments {
             self.present.set(name, value)?;
         }
         trees.write_marker(&mut self.marker, name, run);
+        self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
+    }
+
+    /// Prepares the environment of an exec probe of that run; `number` is no other probe's.
+    pub(super) fn prepare_probe(
+        &mut self,
+        run: RunId,
+        name: &str,
+        service: &Service,
+        trees: &Trees,
+        number: u64,
+    ) -> Result<(), LaunchError> {
+        self.prepare(run, name, service, trees)?;
+        trees.add_probe_word(&mut self.marker, number);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }
 }

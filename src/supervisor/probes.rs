@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal as NixSignal, killpg};
-use nix::unistd::Pid;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
 
@@ -18,12 +16,16 @@ use crate::linux::output::Streams;
 use crate::linux::poll::{Interest, Poller};
 use crate::linux::probe::{self, Hosts, Login, Place};
 use crate::linux::spawn::{self, Environment, LaunchProgress, Stdio};
-use crate::linux::tree::Trees;
+use crate::linux::tree::{ProbeTree, Trees};
 
 /// Of what an exec probe says, this much of its last line is shown.
 const COMPLAINT: usize = 200;
 /// At its end its pipe is emptied up to this.
 const LAST_WORDS: usize = 16 * 1024;
+/// Who cannot be asked whose it is, is asked again after this,
+const AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// and for so long: as with a run's survivors.
+const UNCLEAR_FOR: Duration = Duration::from_secs(1);
 
 pub(super) struct Probes {
     messages: UnboundedSender<Message>,
@@ -32,6 +34,10 @@ pub(super) struct Probes {
     tasks: BTreeMap<(RunId, ProbeKind), (u32, AbortHandle)>,
     /// Those that are children, by pid, until they are reaped.
     children: HashMap<u32, Child>,
+    /// What those that are reaped may have left, and since when that is not clear.
+    left: Vec<(ProbeTree, Instant)>,
+    /// What the next child is known by.
+    mark: u64,
     streams: Streams<u32>,
     own_oom_score_adj: i32,
     /// The last line of each child's output.
@@ -39,6 +45,7 @@ pub(super) struct Probes {
 }
 
 struct Child {
+    tree: ProbeTree,
     run: RunId,
     kind: ProbeKind,
     number: u32,
@@ -57,13 +64,21 @@ impl Probes {
             hosts,
             tasks: BTreeMap::new(),
             children: HashMap::new(),
+            left: Vec::new(),
+            mark: 0,
             streams: Streams::new(poller, PROBE_STREAM),
             own_oom_score_adj,
             said: HashMap::new(),
         }
     }
 
-    /// Asks. An answer that is known at once is returned.
+    /// The number of the next exec probe, for its environment; no other one has it.
+    pub(super) const fn next_mark(&mut self) -> u64 {
+        self.mark = self.mark.saturating_add(1);
+        self.mark
+    }
+
+    /// Asks. `environment` has the number that `next_mark` gave last. An answer that is known at once is returned.
     #[expect(clippy::too_many_arguments, reason = "a probe touches what a spawn touches")]
     pub(super) fn start(
         &mut self,
@@ -124,6 +139,10 @@ impl Probes {
                 None
             }
             Check::Exec(command) => {
+                // What SIGKILL does not end at once waits for something, a disk perhaps; another one would only wait beside it.
+                if let Some(pid) = self.under_way(run, kind) {
+                    return failed(format!("the probe before has not ended yet (pid {pid})"));
+                }
                 let spawned = match environment
                     .and_then(|environment| start(service, &argv_of(command), environment, Stdio::Capture, self.own_oom_score_adj, None))
                 {
@@ -131,15 +150,20 @@ impl Probes {
                     Err(error) => return failed(format!("cannot start the probe: {error}")),
                 };
                 let pid = spawned.pid;
-                trees.probe_started(pid);
+                let tree = trees.probe_tree(pid, self.mark);
                 owners.insert(pid, Owner::Probe);
                 let stream = spawned.stdout.and_then(|fd| self.streams.add(fd, pid).ok());
                 let launch = poller.add(&spawned.launch, token(PROBE_LAUNCH, pid), Interest::Read).is_ok().then_some(spawned.launch);
                 let timer = self.timer(pid, number, limit);
-                self.children.insert(pid, Child { run, kind, number, launch, failed: None, stream, settled: false, timer });
+                self.children.insert(pid, Child { tree, run, kind, number, launch, failed: None, stream, settled: false, timer });
                 None
             }
         }
+    }
+
+    /// The child that asks this of the run's instance, of an earlier run perhaps.
+    fn under_way(&self, run: RunId, kind: ProbeKind) -> Option<u32> {
+        self.children.iter().find(|(_, child)| child.run.instance == run.instance && child.kind == kind).map(|(&pid, _)| pid)
     }
 
     fn task(&mut self, run: RunId, kind: ProbeKind, number: u32, question: impl Future<Output = Result<(), String>> + 'static) {
@@ -169,26 +193,27 @@ impl Probes {
         }
     }
 
-    /// A child's time is up: it is killed with its group, and its answer is no.
-    pub(super) fn expired(&mut self, pid: u32, number: u32) -> Option<Event> {
+    /// A child's time is up: it is killed with all it started, and its answer is no.
+    pub(super) fn expired(&mut self, pid: u32, number: u32, trees: &mut Trees) -> Option<Event> {
         let child = self.children.get_mut(&pid).filter(|child| child.number == number && !child.settled)?;
         child.settled = true;
-        kill(pid);
+        // Whoever could not be asked is looked for again when the child is dead.
+        trees.kill_probe(&mut child.tree);
         Some(Event::Probed { run: child.run, kind: child.kind, number, result: Err("the probe's command did not end in time".to_owned()) })
     }
 
     /// Cuts off every question about this run.
-    pub(super) fn cancel(&mut self, run: RunId) {
+    pub(super) fn cancel(&mut self, run: RunId, trees: &mut Trees) {
         for kind in [ProbeKind::Ready, ProbeKind::Live] {
             if let Some((_, task)) = self.tasks.remove(&(run, kind)) {
                 task.abort();
             }
         }
-        for (pid, child) in &mut self.children {
+        for child in self.children.values_mut() {
             if child.run == run {
                 child.settled = true;
                 child.timer.abort();
-                kill(*pid);
+                trees.kill_probe(&mut child.tree);
             }
         }
     }
@@ -216,12 +241,19 @@ impl Probes {
     }
 
     /// The child is dead, and not reaped yet.
-    pub(super) fn died(&mut self, pid: u32, outcome: &Outcome, poller: &Poller) -> Option<Event> {
+    pub(super) fn died(&mut self, pid: u32, outcome: &Outcome, poller: &Poller, trees: &mut Trees) -> Option<Event> {
         self.launch_progressed(pid, poller);
-        let child = self.children.remove(&pid)?;
+        let mut child = self.children.remove(&pid)?;
         child.timer.abort();
-        // Whatever it started in its own group goes with it; the zombie still pins the group.
-        kill(pid);
+        // Whatever it started goes with it; the zombie still pins group and session.
+        let clear = trees.kill_probe(&mut child.tree);
+        child.tree.leader_reaped();
+        if !clear {
+            if self.left.is_empty() {
+                self.remind();
+            }
+            self.left.push((child.tree, Instant::now()));
+        }
         if let Some(launch) = &child.launch {
             let _ = poller.remove(launch);
         }
@@ -243,6 +275,22 @@ impl Probes {
         };
         Some(Event::Probed { run: child.run, kind: child.kind, number: child.number, result })
     }
+
+    /// At those who could not be asked whose they are.
+    pub(super) fn look_again(&mut self, trees: &mut Trees) {
+        self.left.retain_mut(|(tree, since)| !trees.kill_probe(tree) && since.elapsed() < UNCLEAR_FOR);
+        if !self.left.is_empty() {
+            self.remind();
+        }
+    }
+
+    fn remind(&self) {
+        let messages = self.messages.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(AGAIN_AFTER).await;
+            let _ = messages.send(Message::ProbeLeft);
+        });
+    }
 }
 
 /// The password as the service itself is given it.
@@ -260,15 +308,5 @@ fn remember(said: &mut HashMap<u32, String>, pid: u32, text: &[u8]) {
     let text = text.trim();
     if !text.is_empty() {
         said.insert(pid, text.chars().filter(|character| !character.is_control()).take(COMPLAINT).collect());
-    }
-}
-
-/// The child leads its own session and is not reaped, so the group is its own.
-fn kill(pid: u32) {
-    if let Ok(pid) = i32::try_from(pid) {
-        // ESRCH only: between fork and setsid there is no such group yet, and the leader is killed by its pid.
-        if killpg(Pid::from_raw(pid), NixSignal::SIGKILL).is_err() {
-            let _ = nix::sys::signal::kill(Pid::from_raw(pid), NixSignal::SIGKILL);
-        }
     }
 }

@@ -121,6 +121,9 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         match server::bind_tcp(address) {
             Ok(listener) => {
                 let bound = listener.local_addr().unwrap_or(address);
+                if bound.is_ipv4() && address.is_ipv6() {
+                    output.say(Level::Warn, &format!("there is no IPv6 here: instead of {address} probes and status get {bound}"));
+                }
                 output.say(Level::Info, &format!("probes and status are served on http://{bound}"));
                 tokio::task::spawn_local(server::serve_tcp(listener, context));
             }

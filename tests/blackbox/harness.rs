@@ -92,6 +92,7 @@ pub struct Setup {
     terminal: bool,
     read: bool,
     rude_signals: bool,
+    without_ipv6: bool,
     env: Vec<(String, String)>,
     cgroup: Option<Cgroup>,
 }
@@ -117,6 +118,7 @@ impl Setup {
             terminal: false,
             read: true,
             rude_signals: false,
+            without_ipv6: false,
             env: Vec::new(),
             cgroup: None,
         };
@@ -188,6 +190,11 @@ impl Setup {
     /// firstmate inherits blocked and ignored signals, as careless parents leave them.
     pub fn rude_signals(self) -> Self {
         Self { rude_signals: true, ..self }
+    }
+
+    /// Sockets of IPv6 are refused, as by a kernel that has none.
+    pub fn without_ipv6(self) -> Self {
+        Self { without_ipv6: true, ..self }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -358,11 +365,33 @@ impl Plan<'_> {
                 }
             }
             libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const blocked, std::ptr::null::<u64>(), 8);
+            if self.setup.without_ipv6 && !refuse_ipv6() {
+                return "harness: cannot refuse IPv6\n";
+            }
             libc::chdir(self.dir.as_ptr());
             libc::execve(self.program.as_ptr(), self.argv.as_ptr(), self.env.as_ptr());
         }
         "harness: cannot execute firstmate\n"
     }
+}
+
+/// See seccomp(2): socket(2) with AF_INET6 fails, also for all that is executed later.
+unsafe fn refuse_ipv6() -> bool {
+    // Offsets in seccomp_data: the number of the call, and the lower half of its first argument.
+    let load = |offset| libc::sock_filter { code: 0x20, jt: 0, jf: 0, k: offset };
+    let unless_equal = |value: i64, skip| libc::sock_filter { code: 0x15, jt: 0, jf: skip, k: u32::try_from(value).unwrap_or_default() };
+    let answer = |k| libc::sock_filter { code: 0x06, jt: 0, jf: 0, k };
+    let mut filter = [
+        load(0),
+        unless_equal(libc::SYS_socket, 3),
+        load(16),
+        unless_equal(libc::AF_INET6.into(), 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT.unsigned_abs()),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: 6, filter: filter.as_mut_ptr() };
+    // SAFETY: a whole program of the length said; root needs no no_new_privs for it.
+    unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0) == 0 }
 }
 
 /// See netdevice(7).
@@ -745,7 +774,7 @@ impl Container {
 
     /// The number by which this test knows a process of the container.
     #[track_caller]
-    fn outside(&self, pid: i32) -> i32 {
+    pub fn outside(&self, pid: i32) -> i32 {
         let namespace = std::fs::read_link(format!("/proc/{}/ns/pid", self.init)).unwrap();
         let inner = format!("\t{pid}");
         until("the process is found", || {

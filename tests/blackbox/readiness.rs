@@ -4,7 +4,13 @@ use firstmate::engine::status::StateName;
 
 use crate::harness::{Place, Setup, both_ways, until};
 
-both_ways![probes_decide_about_readiness, a_failing_live_probe_restarts, a_hung_exec_probe_is_cut_off_and_leaves_nothing];
+both_ways![
+    probes_decide_about_readiness,
+    a_failing_live_probe_restarts,
+    a_hung_exec_probe_is_cut_off_and_leaves_nothing,
+    a_probe_that_sigkill_does_not_end_is_not_joined_by_another,
+    what_left_the_session_of_a_probe_ends_with_it,
+];
 
 fn probes_decide_about_readiness(place: Place) {
     let container = Setup::new(
@@ -154,6 +160,78 @@ fn a_hung_exec_probe_is_cut_off_and_leaves_nothing(place: Place) {
     }
     assert_eq!(container.cli(&["stop", "web"]).0, 0);
     until("nothing is left of them", || container.processes().iter().all(|process| process.pid <= container.own_pid()).then_some(()));
+    assert_eq!(container.stop(), 0);
+}
+
+/// What is traced is dead only when its tracer has seen it: until then nobody else can reap it, as one that waits for a dead disk.
+struct Tracer(i32);
+
+impl Tracer {
+    fn of(pid: i32) -> Self {
+        // SAFETY: numbers only.
+        let seized = unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0) };
+        assert_eq!(seized, 0, "{}", std::io::Error::last_os_error());
+        Self(pid)
+    }
+
+    fn lets_go(self) {
+        // SAFETY: no status is asked for. What this process traces is shown to it as its children are.
+        let seen = unsafe { libc::syscall(libc::SYS_wait4, self.0, std::ptr::null::<i32>(), libc::__WALL, 0) };
+        assert_eq!(seen, i64::from(self.0));
+    }
+}
+
+fn a_probe_that_sigkill_does_not_end_is_not_joined_by_another(place: Place) {
+    let container = Setup::new(
+        "
+        [services.web]
+        command = '{actor} print up sleep'
+        ready = { exec = '{actor} rename probe write-pid {dir}/probe sleep', every = '50ms', timeout = '2s' }
+        backoff = { initial = '50ms', max = '50ms' }
+        ",
+    )
+    .place(place)
+    .start();
+    let pid = container.pid_in("probe");
+    let tracer = Tracer::of(container.outside(pid));
+    let before = "the probe before has not ended yet";
+    let asked = container.until("web.1", "is told why", |instance| instance.why.as_deref().is_some_and(|why| why.contains(before)));
+    let failures = asked.ready_probe.unwrap().failures;
+    container.until("web.1", "is asked again and again", |instance| instance.ready_probe.unwrap().failures > failures + 5);
+    // Neither in a next run.
+    container.kill(container.pid_of("web.1"), "KILL");
+    container.until("web.1", "is told so again", |instance| {
+        instance.run == 2 && instance.why.as_deref().is_some_and(|why| why.contains(before))
+    });
+    let probes: Vec<i32> = container.processes().iter().filter(|process| process.name == "probe").map(|process| process.pid).collect();
+    assert_eq!(probes, [pid]);
+    tracer.lets_go();
+    until("there is another one", || (container.pid_in("probe") != pid).then_some(()));
+    assert_eq!(container.stop(), 0);
+}
+
+fn what_left_the_session_of_a_probe_ends_with_it(place: Place) {
+    let container = Setup::new(
+        "
+        [services.passes]
+        command = '{actor} child daemonise write-pid {dir}/daemon sleep end sleep'
+        ready = { exec = '{actor} daemonise rename escapee sleep', every = '50ms' }
+        [services.hangs]
+        command = '{actor} sleep'
+        ready = { exec = '{actor} child daemonise rename escapee sleep end sleep', every = '50ms', timeout = '200ms' }
+        ",
+    )
+    .place(place)
+    .start();
+    let daemon = container.pid_in("daemon");
+    container.until("passes.1", "has passed often", |instance| instance.ready_probe.is_some_and(|probe| probe.successes >= 30));
+    container.until("hangs.1", "has failed often", |instance| instance.ready_probe.is_some_and(|probe| probe.failures >= 10));
+    until("there is a moment with none left", || {
+        let escapees = container.processes().iter().filter(|process| process.name == "escapee" && process.state != 'Z').count();
+        (escapees == 0).then_some(())
+    });
+    // What a run's main process leaves behind is another matter.
+    assert!(container.lives(daemon));
     assert_eq!(container.stop(), 0);
 }
 

@@ -220,6 +220,7 @@ fn the_port_answers_like_the_socket(place: Place) {
     container.told("probes and status are served on http://127.0.0.1:9180");
     let tcp = |method: &str, target: &str| container.ask_tcp(9180, method, target).unwrap();
     let unix = |method: &str, target: &str| container.ask(method, target).unwrap();
+    container.until_ready("store.1");
     until("the reason is known", || tcp("GET", "/readyz?verbose").1.contains("503").then_some(()));
     assert_eq!(tcp("GET", "/livez"), (200, "ok".to_owned()));
     assert_eq!(tcp("GET", "/healthz").0, 200);
@@ -263,4 +264,22 @@ fn where_nothing_is_named_both_are_at_their_usual_place() {
     // The end of a container's PID 1 takes whoever asked for it along.
     let _ = container.foreign(&[program, "shutdown"]).status().unwrap();
     assert_eq!(container.code(), 0);
+}
+
+#[test]
+fn everywhere_is_served_where_there_is_no_ipv6() {
+    let config = "
+        [services.web]
+        command = '{actor} sleep'
+    ";
+    let container = Setup::new(config).without_ipv6().http("[::]:9180").start();
+    container.told("there is no IPv6 here: instead of [::]:9180 probes and status get 0.0.0.0:9180");
+    container.told("probes and status are served on http://0.0.0.0:9180");
+    container.until_ready("web.1");
+    assert_eq!(container.ask_tcp(9180, "GET", "/readyz").unwrap().0, 200);
+    assert_eq!(container.stop(), 0);
+    // An address that is not everywhere is not replaced by another one.
+    let container = Setup::new(config).without_ipv6().http("[::1]:9180").start();
+    assert_eq!(container.code(), 69);
+    assert!(container.count_told("cannot listen on [::1]:9180") > 0, "{:?}", container.lines());
 }

@@ -12,26 +12,21 @@ use std::time::Duration;
 use super::client::{Got, Upstream, fastcgi, get, redis};
 use super::firstmate::{Firstmate, assert_order, binary};
 use super::processes;
+use super::programs::{hello, start};
 use super::sandbox::{Sandbox, edit, until, until_true};
 
 pub fn procfiles() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("procfiles")
 }
 
-fn start(sandbox: &Sandbox, name: &str, mounts: &str) -> Firstmate {
-    let firstmate = Firstmate::start(sandbox, &procfiles().join(format!("{name}.toml")), mounts);
-    firstmate.wait_until_well();
-    firstmate
-}
-
 /// The master is killed and leaves its workers; then the next run serves.
-fn kill_the_master(firstmate: &Firstmate, name: &str, serves: impl Fn()) {
+fn kill_the_master(firstmate: &Firstmate, name: &str, serves: impl Fn() -> Result<(), String>) {
     let master = until(name, || firstmate.leader(name));
     let workers: Vec<_> = processes::below(firstmate.pid).into_iter().filter(|process| process.parent == master.pid).collect();
     assert!(!workers.is_empty(), "{name} has no workers");
     firstmate.kill_and_see_it_replaced(name);
     firstmate.wait_until_well();
-    serves();
+    assert_eq!(serves(), Ok(()), "{}", firstmate.log());
     firstmate.wait_until_tidy();
     let log = firstmate.log();
     assert_order(
@@ -127,10 +122,9 @@ fn nginx() {
         conf.display()
     );
     let upstream = Upstream::new(9999);
-    let serves = || assert_eq!(get(80, "/"), Got::Answer(200, "hello\n".to_owned()));
+    let serves = || hello(80);
 
-    let firstmate = start(&sandbox, "nginx", &mounts);
-    serves();
+    let firstmate = start(&sandbox, "nginx", &mounts, serves);
     kill_the_master(&firstmate, "nginx.1", serves);
     until_true("the access log is shown", || firstmate.log().contains("nginx.1 out | 127.0.0.1 - - "));
     let slow = || get(80, "/slow");
@@ -166,10 +160,9 @@ fn apache() {
         conf.display()
     );
     let upstream = Upstream::new(9999);
-    let serves = || assert_eq!(get(80, "/"), Got::Answer(200, "hello\n".to_owned()));
+    let serves = || hello(80);
 
-    let firstmate = start(&sandbox, "apache", &mounts);
-    serves();
+    let firstmate = start(&sandbox, "apache", &mounts, serves);
     kill_the_master(&firstmate, "apache.1", serves);
     until_true("the access log is shown", || firstmate.log().contains("apache.1 out | 127.0.0.1 - - "));
     let slow = || get(80, "/slow");
@@ -206,10 +199,12 @@ fn php_fpm() {
             gate.display()
         ),
     );
-    let serves = || assert!(fastcgi(9000, &hello).unwrap().ends_with("\r\n\r\nhello"));
+    let serves = move || match fastcgi(9000, &hello)? {
+        answer if answer.ends_with("\r\n\r\nhello") => Ok(()),
+        other => Err(other),
+    };
 
-    let firstmate = start(&sandbox, "php-fpm", &mounts);
-    serves();
+    let firstmate = start(&sandbox, "php-fpm", &mounts, serves.clone());
     until_true("what PHP says is shown", || firstmate.log().contains("php-fpm.1 err | said by PHP\n"));
     kill_the_master(&firstmate, "php-fpm.1", serves);
     let got = stop_with_a_request_in_flight(
@@ -225,6 +220,14 @@ fn php_fpm() {
     assert!(got.as_ref().is_ok_and(|text| text.ends_with("\r\n\r\nlate")), "{got:?}");
 }
 
+fn ask_redis(command: &str) -> Result<String, String> {
+    redis(TcpStream::connect(("127.0.0.1", 6379)).map_err(|error| error.to_string())?, command)
+}
+
+fn pong(answer: &str) -> Result<(), String> {
+    if answer == "+PONG" { Ok(()) } else { Err(answer.to_owned()) }
+}
+
 #[test]
 fn redis_keeps_its_data() {
     let sandbox = Sandbox::new("redis", &["redis-server", "redis-cli"]);
@@ -237,20 +240,21 @@ fn redis_keeps_its_data() {
         conf.display(),
         data.display()
     );
-    let ask = |command: &str| redis(TcpStream::connect(("127.0.0.1", 6379)).map_err(|error| error.to_string())?, command);
+    let ask = ask_redis;
+    let serves = || pong(&ask_redis("PING")?);
     let port_is_free = || TcpListener::bind(("127.0.0.1", 6379)).is_ok();
 
-    let mut firstmate = start(&sandbox, "redis", &mounts);
+    let mut firstmate = start(&sandbox, "redis", &mounts, serves);
     assert_eq!(ask("INCR visits"), Ok(":1".to_owned()));
     // A child that writes a snapshot, ten seconds for each key, outlives its killed master.
     assert_eq!(ask("CONFIG SET rdb-key-save-delay 10000000"), Ok("+OK".to_owned()));
     assert_eq!(ask("BGSAVE"), Ok("+Background saving started".to_owned()));
-    kill_the_master(&firstmate, "redis.1", || assert_eq!(ask("INCR visits"), Ok(":2".to_owned())));
+    kill_the_master(&firstmate, "redis.1", || if ask("INCR visits")? == ":2" { Ok(()) } else { Err("it has lost its data".to_owned()) });
     firstmate.stop();
     assert!(firstmate.log().contains("Redis is now ready to exit"), "{}", firstmate.log());
     assert!(port_is_free());
 
-    let mut firstmate = start(&sandbox, "redis", &mounts);
+    let mut firstmate = start(&sandbox, "redis", &mounts, serves);
     assert_eq!(ask("INCR visits"), Ok(":3".to_owned()));
     firstmate.stop();
     assert_order(&firstmate.said(), &["redis.1 ready", "stopping redis.1 with SIGTERM", "redis.1 exited with code 0", "ended with code 0"]);

@@ -1,4 +1,4 @@
-//! More of `procfiles/`, with what all of them owe: they are ready no earlier than they serve and within a second of it, end gracefully, and
+//! More of `procfiles/`, with what all of them owe, those of `procfiles.rs` too: they are ready no earlier than they serve and within a second of it, end gracefully, and
 //! when the main process is killed nothing of it is left and the next run serves.
 //!
 //! `tests/setup programs` installs them.
@@ -16,7 +16,7 @@ use super::procfiles::{answer_late, procfiles, stop_with_a_request_in_flight};
 use super::sandbox::{PATIENCE, Sandbox, edit, until, until_true};
 
 /// Starts the definition, and compares when firstmate says that it is ready with when `serves` first succeeds.
-fn start(sandbox: &Sandbox, name: &str, mounts: &str, serves: impl Fn() -> Result<(), String> + Clone + Send + 'static) -> Firstmate {
+pub fn start(sandbox: &Sandbox, name: &str, mounts: &str, serves: impl Fn() -> Result<(), String> + Clone + Send + 'static) -> Firstmate {
     let firstmate = Firstmate::start(sandbox, &procfiles().join(format!("{name}.toml")), mounts);
     let client = serves.clone();
     let first = std::thread::spawn(move || {
@@ -49,7 +49,7 @@ fn kill_and_come_back(firstmate: &Firstmate, name: &str, serves: impl Fn() -> Re
     }
 }
 
-fn hello(port: u16) -> Result<(), String> {
+pub fn hello(port: u16) -> Result<(), String> {
     match get(port, "/") {
         Got::Answer(200, body) if body == "hello\n" => Ok(()),
         other => Err(format!("{other:?}")),
