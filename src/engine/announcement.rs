@@ -37,6 +37,15 @@ pub enum Announcement {
     ExtendTimeout(Duration),
 }
 
+/// How much of what was said so far has been passed on when a step looks what is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Everything: who has said nothing is silent.
+    Everything,
+    /// What breaks a silence may wait behind the event of this step.
+    Something,
+}
+
 /// What a run has said that still holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Voice {
@@ -100,10 +109,10 @@ impl StaysReady {
         }
     }
 
-    pub(super) const fn deadline(&self) -> Option<Timestamp> {
+    /// By when something must be heard.
+    pub(super) const fn silent_until(&self) -> Option<Timestamp> {
         match self {
-            Self::Unasked => None,
-            Self::Asked(prober) => Some(prober.deadline()),
+            Self::Unasked | Self::Asked(_) => None,
             Self::Tells { bites_at, .. } => *bites_at,
         }
     }

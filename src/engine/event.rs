@@ -40,7 +40,8 @@ pub enum ProbeKind {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but time passing.
+    /// Time has passed, and everything that was said until now has been passed on before this. Only here a silence is judged: behind
+    /// any other event the word that breaks it may still wait.
     Tick,
     /// The process exists; its program is being executed.
     Spawned {

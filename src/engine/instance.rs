@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::announcement::{StaysReady, Voice};
+use super::announcement::{Heard, StaysReady, Voice};
 use super::backoff::Rng;
-use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId};
+use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId, earlier};
 use super::probe::{Prober, Tally, Verdict, deadline_of, earliest};
 use super::spec::{Kind, Probe, Readiness, Restart, Service, ServiceId};
 use super::status::Restarts;
@@ -174,15 +174,30 @@ impl Instance {
         matches!(self.state, State::Running { not_ready: None, .. })
     }
 
+    /// When it must be looked at next.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
+        earlier(self.own_deadline(), self.silent_until())
+    }
+
+    /// By when something must be heard of it; what is due then is done at a [`Event::Tick`](super::Event::Tick) only.
+    pub(super) const fn silent_until(&self) -> Option<Timestamp> {
+        match &self.state {
+            State::Starting { how: BecomesReady::ByAnnouncement { ready_by, .. }, .. } => Some(*ready_by),
+            State::Running { ready, .. } => ready.silent_until(),
+            State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_) => None,
+        }
+    }
+
+    /// When something is due whatever may still be heard.
+    pub(super) fn own_deadline(&self) -> Option<Timestamp> {
         match &self.state {
             State::Idle(Idle::Backoff { retry_at }) => Some(*retry_at),
             State::Idle(Idle::Stopped | Idle::Due { .. } | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. }) => None,
             State::Launching { ready_by, .. } => *ready_by,
             State::Starting { how: BecomesReady::BySettling { at }, .. } => Some(*at),
             State::Starting { how: BecomesReady::ByProbe { prober, ready_by, .. }, .. } => Some(prober.deadline().min(*ready_by)),
-            State::Starting { how: BecomesReady::ByAnnouncement { ready_by, .. }, .. } => Some(*ready_by),
-            State::Running { ready, live, .. } => earliest(&[ready.deadline(), deadline_of(live.as_ref())]),
+            State::Starting { how: BecomesReady::ByAnnouncement { .. }, .. } => None,
+            State::Running { ready, live, .. } => earliest(&[deadline_of(ready.prober()), deadline_of(live.as_ref())]),
             State::Ending(ending) => Some(ending.say_at.min(match ending.phase {
                 EndPhase::Asked { next_at, kill_at, .. } => next_at.min(kill_at),
                 EndPhase::Killed { again_at } => again_at,
@@ -349,7 +364,7 @@ impl Instance {
     }
 
     /// Whatever is due at `now`. Idle instances are the stack's business, not their own.
-    pub(super) fn tick(&mut self, now: Timestamp, service: &Service, out: &mut Vec<Action>) {
+    pub(super) fn tick(&mut self, now: Timestamp, service: &Service, heard: Heard, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
         match &mut self.state {
             State::Idle(_) => {}
@@ -376,14 +391,16 @@ impl Instance {
                     }
                 }
                 BecomesReady::ByAnnouncement { ready_by, complaint, .. } => {
-                    if *ready_by <= now {
+                    if heard == Heard::Everything && *ready_by <= now {
                         let why = complaint.take();
                         self.start_timed_out(now, service, why, out);
                     }
                 }
             },
             State::Running { ready, live, .. } => {
-                if let Some(silent_for) = ready.bites(now) {
+                if heard == Heard::Everything
+                    && let Some(silent_for) = ready.bites(now)
+                {
                     return self.watchdog_bites(now, service, Some(silent_for), out);
                 }
                 let lost_ready = ready.prober().and_then(|prober| prober.lost(now));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announcement::Heard;
 use super::backoff::Rng;
 use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
 use super::guard::{Decision, Guard, May};
@@ -229,6 +230,7 @@ impl Engine {
             return;
         }
         let looked = matches!(event, Event::Memory(MemoryEvent::Read(_)));
+        let heard = if matches!(event, Event::Tick) { Heard::Everything } else { Heard::Something };
         let witness = self.witness(now, &event);
         let consequence = self.take(now, event, out);
         if idle && looked && out.len() == before {
@@ -236,7 +238,7 @@ impl Engine {
         }
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
-        self.tick(now, out);
+        self.tick(now, heard, out);
         self.reconcile(now, out);
         self.record(now, witness, out.get(before..).unwrap_or_default());
         self.idle_until = self.due();
@@ -473,10 +475,10 @@ impl Engine {
             Phase::Serving | Phase::Ended { .. } => now.after(KILL_ALL_WITHIN),
         };
         self.phase = Phase::Stopping { why, kill_all_at: now, deadline: already.min(now.after(KILL_ALL_WITHIN)) };
-        self.tick(now, out);
+        self.tick(now, Heard::Something, out);
     }
 
-    fn tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    fn tick(&mut self, now: Timestamp, heard: Heard, out: &mut Vec<Action>) {
         if let Phase::Draining { why, until, deadline } = &self.phase
             && *until <= now
         {
@@ -492,7 +494,7 @@ impl Engine {
                 instance.kill_now(now, &service, Cause::Shutdown, out);
             }
             if instance.deadline().is_some_and(|deadline| deadline <= now) {
-                instance.tick(now, &service, out);
+                instance.tick(now, &service, heard, out);
             }
         }
     }
@@ -776,10 +778,11 @@ impl Engine {
             if instance.life().is_some_and(|life| life.since > now) {
                 return Err(format!("{name}: begins in the future"));
             }
-            if instance.deadline().is_some_and(|deadline| deadline <= now) && !matches!(self.phase, Phase::Ended { .. }) {
+            // Whether a silence was too long is said by the next `Event::Tick` alone.
+            if instance.own_deadline().is_some_and(|deadline| deadline <= now) && !matches!(self.phase, Phase::Ended { .. }) {
                 return Err(format!(
                     "{name}: something was due at {:?} and is not done at {now:?}: {:?}",
-                    instance.deadline(),
+                    instance.own_deadline(),
                     instance.state
                 ));
             }

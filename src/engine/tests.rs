@@ -1,5 +1,6 @@
 //! One rule each, on virtual time, through the engine's own door: events in, actions out.
 
+mod announcements;
 mod incidents;
 
 use std::collections::BTreeMap;

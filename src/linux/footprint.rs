@@ -29,7 +29,9 @@ unsafe extern "C" fn unmap_first(object: *mut libc::dl_phdr_info, _size: usize, 
             continue;
         }
         #[expect(clippy::useless_conversion, reason = "addresses are u32 on 32-bit machines")]
-        let (Ok(begin), Ok(length)) = (usize::try_from(base.wrapping_add(header.p_vaddr)), usize::try_from(header.p_memsz)) else { continue };
+        let (Ok(begin), Ok(length)) = (usize::try_from(base.wrapping_add(header.p_vaddr)), usize::try_from(header.p_memsz)) else {
+            continue;
+        };
         // Whole pages only: a neighbour may share the others.
         let first = begin.next_multiple_of(page);
         let end = begin.saturating_add(length) / page * page;

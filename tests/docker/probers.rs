@@ -253,7 +253,10 @@ fn whoever_asks_is_told_the_truth_from_the_first_moment_to_the_last() {
     container.exec_ok(&["kill", "-9", &pid.to_string()]);
     probers.agree(&container, false);
     let body = probers.reasons();
-    assert!(body.contains("[-]worker failed: reason withheld") && body.contains("[+]web ok") && body.ends_with("readyz check failed\n"), "{body}");
+    assert!(
+        body.contains("[-]worker failed: reason withheld") && body.contains("[+]web ok") && body.ends_with("readyz check failed\n"),
+        "{body}"
+    );
     until("it has crashed five times", || {
         let restarts = container.status()?.services[1].instances[0].restarts.total;
         if restarts >= 5 { Ok(()) } else { Err(restarts.to_string()) }
@@ -274,7 +277,8 @@ fn whoever_asks_is_told_the_truth_from_the_first_moment_to_the_last() {
     assert_eq!(status.services[2].instances[0].restarts.memory, 1, "{}", container.log());
     assert_eq!(status.memory.unwrap().oom_kills, 0);
     let away = probers.kubelet.view(|view| view.asked[before..].iter().filter(|(_, answer)| !matches!(answer, Ok((200, _)))).count());
-    let told: Vec<String> = probers.kubelet.view(|view| view.asked[before..].iter().filter_map(|(_, answer)| Some(answer.clone().ok()?.1)).collect());
+    let told: Vec<String> =
+        probers.kubelet.view(|view| view.asked[before..].iter().filter_map(|(_, answer)| Some(answer.clone().ok()?.1)).collect());
     assert!(away > 0 && told.iter().any(|body| body.contains("[-]thumbnails failed")), "it was away, and nobody was told: {told:?}");
     assert_eq!(probers.failures(Instant::now()), Vec::<String>::new(), "alive, and serving, through all of that");
 

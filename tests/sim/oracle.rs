@@ -165,6 +165,8 @@ pub struct Oracle {
     abandoned: u32,
     over: bool,
     jumped: bool,
+    /// Everything that was said so far was passed on before this step.
+    heard_all: bool,
     steps: u64,
 }
 
@@ -204,6 +206,7 @@ impl Oracle {
             abandoned: 0,
             over: false,
             jumped: false,
+            heard_all: false,
             steps: 0,
         }
     }
@@ -235,6 +238,7 @@ impl Oracle {
 
     /// Before the engine hears of it.
     pub fn told(&mut self, now: Timestamp, event: &Event) {
+        self.heard_all = matches!(event, Event::Tick);
         if let Event::Probed { run, kind, number, result } = event
             && let Some(run) = self.present(*run)
             && run.cause.is_none()
@@ -323,7 +327,7 @@ impl Oracle {
     fn said(&mut self, now: Timestamp, id: RunId, what: &Announcement) {
         let service = self.service(id.instance).clone();
         let notify = matches!(service.ready, Readiness::Notify { .. });
-        if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) || service.kind != Kind::Service {
+        if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) {
             return;
         }
         let Some(run) = self.present(id) else { return };
@@ -333,7 +337,8 @@ impl Oracle {
             }
             return;
         }
-        if run.executed_at.is_none() || run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify) {
+        let over = run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify);
+        if service.kind != Kind::Service || run.executed_at.is_none() || over {
             return;
         }
         let word = &mut run.word;
@@ -745,9 +750,12 @@ impl Oracle {
                 run.cause = Some(Cause::Live);
             }
             Notice::WatchdogBit { run: id, silent_for } => {
+                let heard_all = self.heard_all;
                 let Some(run) = self.present(*id) else { return Err(format!("the watchdog bites a dead run: {id:?}")) };
                 let due = match silent_for {
-                    Some(silent_for) => run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now),
+                    Some(silent_for) => {
+                        heard_all && run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now)
+                    }
                     None => run.word.trigger,
                 };
                 if !due || run.cause.is_some() || run.end.is_some() {
@@ -757,8 +765,9 @@ impl Oracle {
             }
             Notice::StartTimedOut { run: id, .. } => {
                 let service = self.service(id.instance).clone();
+                let heard_all = self.heard_all;
                 let Some(run) = self.present(*id) else { return Err(format!("a dead run timed out: {id:?}")) };
-                if !times_out(&service, run, now) {
+                if !times_out(&service, run, now) || (!heard_all && may_have_said_more(&service, run, now)) {
                     return Err(format!("timed out before its time: {run:?}"));
                 }
                 run.cause = Some(Cause::StartTimeout);
@@ -888,9 +897,14 @@ impl Oracle {
                 }
             }
         }
+        let waits = !self.heard_all
+            && self.known.iter().any(|known| {
+                known.run.as_ref().is_some_and(|run| run.cause.is_none() && may_have_said_more(self.service(known.id), run, now))
+            });
         if self.jumped {
             self.jumped = false;
-        } else if let Some(deadline) = engine.next_deadline()
+        } else if !waits
+            && let Some(deadline) = engine.next_deadline()
             && deadline <= now
         {
             return Err(format!("a deadline of {deadline:?} is not later than {now:?}"));
@@ -914,7 +928,8 @@ impl Oracle {
         if self.stopping && (self.kill_all || (self.drain_until <= now && !self.is_needed(run.id.instance.service))) {
             return Err(format!("{:?} could be stopped and is not", run.id));
         }
-        if times_out(service, run, now) {
+        let may_have_said_more = !self.heard_all && may_have_said_more(service, run, now);
+        if times_out(service, run, now) && !may_have_said_more {
             return Err(format!("{run:?} is late and was not ended"));
         }
         let (Some(executed_at), Kind::Service) = (run.executed_at, service.kind) else { return Ok(()) };
@@ -925,7 +940,7 @@ impl Oracle {
                 }
             }
             Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => {
-                if run.word.trigger || run.word.alive_by.is_some_and(|by| by <= now) {
+                if run.word.trigger || (run.word.alive_by.is_some_and(|by| by <= now) && !may_have_said_more) {
                     return Err(format!("{run:?} should have been ended by its watchdog"));
                 }
                 if run.word.ready.unwrap_or_default() != run.ready {
@@ -1045,6 +1060,13 @@ fn times_out(service: &Service, run: &Run, now: Timestamp) -> bool {
     let waits = run.executed_at.is_none() || (!settles && run.ready_at.is_none());
     let by = run.spawned_at.after(service.start_timeout).max(run.word.start_until.unwrap_or(run.spawned_at));
     service.kind == Kind::Service && waits && by <= now && run.cause.is_none()
+}
+
+/// Its time is over, and the word that would have been in time may still wait to be passed on.
+fn may_have_said_more(service: &Service, run: &Run, now: Timestamp) -> bool {
+    let listened_to = matches!(service.ready, Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_));
+    let late = run.word.alive_by.is_some_and(|by| by <= now) || times_out(service, run, now);
+    listened_to && run.executed_at.is_some() && late
 }
 
 /// What fails never ends the container with 0.

@@ -1,0 +1,73 @@
+//! What a run says of itself, and for how long firstmate waits for it.
+
+use super::*;
+
+/// Listened to, with a watchdog of so many milliseconds.
+fn watched(name: &str, every: u64) -> Service {
+    Service { ready: Readiness::Notify { watchdog: Some(Duration::from_millis(every)) }, ..optional(name) }
+}
+
+/// Listened to, without one.
+fn listened_to(name: &str) -> Service {
+    Service { ready: Readiness::Notify { watchdog: None }, ..optional(name) }
+}
+
+impl Rig {
+    fn says(&mut self, service: usize, what: Announcement) -> Vec<String> {
+        let run = self.run(service);
+        self.tell(Event::Announced { run, what })
+    }
+
+    /// Up, and ready by its own word.
+    fn says_ready(&mut self, service: usize) {
+        self.up(service);
+        assert_eq!(self.says(service, Announcement::Ready), NOTHING);
+        assert!(self.is_ready(service));
+    }
+
+    fn is_ready(&self, service: usize) -> bool {
+        self.engine.instance_status_of(self.now, Self::id(service)).unwrap().ready
+    }
+
+    /// Nobody steps for so long.
+    fn sleep(&mut self, ms: u64) {
+        self.now = self.now.after(Duration::from_millis(ms));
+    }
+}
+
+// ---------------------------------------------------------------- a late loop
+
+#[test]
+fn who_said_it_in_time_is_not_bitten_because_the_loop_is_late() {
+    let mut rig = Rig::new(vec![watched("a", 1_000), watched("b", 1_000), watched("c", 1_000), optional("d")]);
+    for service in 0..3 {
+        rig.says_ready(service);
+    }
+    rig.up(3);
+    // All three watchdogs are over by 200 ms. A and B said their word in time, and it has waited; C said none.
+    rig.sleep(1_200);
+    assert_eq!(rig.says(0, Announcement::Alive), NOTHING);
+    assert_eq!(rig.exit(3, Outcome::Exited(0)), NOTHING);
+    assert_eq!(rig.command(Verb::Start, 3), ["spawn d.1#2"]);
+    assert_eq!(rig.says(1, Announcement::Alive), NOTHING);
+    assert_eq!(rig.engine.next_deadline(), Some(rig.began.after(Duration::from_millis(1_000))), "C's time is over");
+    assert_eq!(rig.tell(Event::Tick), ["SIGTERM c.1#1"]);
+    assert!(rig.told().contains(&"watchdog c.1#1, silent for Some(1s)".to_owned()), "{:?}", rig.told());
+    assert_eq!(rig.state(0), StateName::Running);
+    assert_eq!(rig.state(1), StateName::Running);
+}
+
+#[test]
+fn who_became_ready_in_time_is_not_ended_because_the_loop_is_late() {
+    let late = |name| Service { start_timeout: Duration::from_secs(3), ..listened_to(name) };
+    let mut rig = Rig::new(vec![late("a"), late("b"), late("c")]);
+    for service in 0..3 {
+        rig.up(service);
+    }
+    rig.sleep(3_100);
+    rig.says(0, Announcement::Ready);
+    rig.says(1, Announcement::Ready);
+    assert_eq!(rig.state(2), StateName::Starting);
+    assert_eq!(rig.tell(Event::Tick), ["SIGTERM c.1#1"]);
+    assert!(rig.is_ready(0) && rig.is_ready(1));
+}
