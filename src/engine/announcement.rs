@@ -192,6 +192,13 @@ impl Instance {
         self.begin_end(now, service, Cause::Watchdog, service.stop.timeout, out);
     }
 
+    /// It stood still, and could say nothing: whoever must say that it is alive has its whole time again.
+    pub(super) fn is_silent_anew(&mut self, now: Timestamp) {
+        if let State::Running { ready: StaysReady::Tells { voice, bites_at }, .. } = &mut self.state {
+            *bites_at = bites_at.and(voice.watchdog).map(|every| now.after(every));
+        }
+    }
+
     /// What it has said of itself: one short line.
     pub(super) fn says(&self) -> Option<String> {
         match &self.state {

@@ -17,6 +17,9 @@ use super::{Outcome, Timestamp};
 const RESERVE: Duration = Duration::from_millis(500);
 /// After a second Ctrl-C: how long the reaping may take before firstmate leaves all the same.
 const KILL_ALL_WITHIN: Duration = Duration::from_secs(1);
+/// A step that comes later than this after it was due shows that everything stood still: a container that was paused, a host that
+/// slept. The clock of the kernel runs on meanwhile, and the services stand still as well.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// The decisions of one supervisor. See the module documentation of `engine`.
 #[derive(Debug, Clone)]
@@ -230,6 +233,12 @@ impl Engine {
             return;
         }
         let looked = matches!(event, Event::Memory(MemoryEvent::Read(_)));
+        // Before the first step nothing was due.
+        if self.idle_until != Timestamp::ZERO && now.since(self.idle_until) > STOOD_STILL {
+            for instance in &mut self.instances {
+                instance.is_silent_anew(now);
+            }
+        }
         let heard = if matches!(event, Event::Tick) { Heard::Everything } else { Heard::Something };
         let witness = self.witness(now, &event);
         let consequence = self.take(now, event, out);

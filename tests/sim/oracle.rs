@@ -167,6 +167,8 @@ pub struct Oracle {
     jumped: bool,
     /// Everything that was said so far was passed on before this step.
     heard_all: bool,
+    /// When the engine wanted to be asked next.
+    due: Option<Timestamp>,
     steps: u64,
 }
 
@@ -207,6 +209,7 @@ impl Oracle {
             over: false,
             jumped: false,
             heard_all: false,
+            due: None,
             steps: 0,
         }
     }
@@ -239,6 +242,12 @@ impl Oracle {
     /// Before the engine hears of it.
     pub fn told(&mut self, now: Timestamp, event: &Event) {
         self.heard_all = matches!(event, Event::Tick);
+        // Who is asked more than a second late stood still, and so did all that could have said anything.
+        if self.due.take().is_some_and(|due| now > due.after(SECOND)) {
+            for word in self.known.iter_mut().filter_map(|known| known.run.as_mut()).map(|run| &mut run.word) {
+                word.alive_by = word.alive_by.and(word.watchdog).map(|every| now.after(every));
+            }
+        }
         if let Event::Probed { run, kind, number, result } = event
             && let Some(run) = self.present(*run)
             && run.cause.is_none()
@@ -867,6 +876,7 @@ impl Oracle {
 
     pub fn after_step(&mut self, now: Timestamp, engine: &Engine) -> Result<(), String> {
         self.steps += 1;
+        self.due = engine.next_deadline();
         if let Some(missing) = self.expected.take() {
             return Err(format!("{missing:?} did not follow"));
         }

@@ -71,3 +71,36 @@ fn who_became_ready_in_time_is_not_ended_because_the_loop_is_late() {
     assert_eq!(rig.tell(Event::Tick), ["SIGTERM c.1#1"]);
     assert!(rig.is_ready(0) && rig.is_ready(1));
 }
+
+// ---------------------------------------------------------------- time that nobody lived through
+
+#[test]
+fn nobody_is_silent_while_everything_stands_still() {
+    for first_of_all in [None, Some(Verb::Stop)] {
+        let mut rig = Rig::new(vec![watched("a", 30_000), watched("b", 60_000), optional("c")]);
+        rig.says_ready(0);
+        rig.says_ready(1);
+        rig.settle(2);
+        // `docker pause` for an hour.
+        rig.sleep(3_600_000);
+        if let Some(verb) = first_of_all {
+            assert_eq!(rig.command(verb, 2), ["SIGTERM c.1#1"]);
+            rig.exit(2, Outcome::Signaled(Signal::TERM));
+        }
+        assert_eq!(rig.tell(Event::Tick), NOTHING);
+        // Its whole time from there on, and no longer.
+        assert_eq!(rig.wait(29_999), NOTHING);
+        assert_eq!(rig.wait(1), [format!("{} SIGTERM a.1#1", rig.elapsed_ms())]);
+        rig.exit(0, Outcome::Signaled(Signal::TERM));
+        assert_eq!(rig.says(1, Announcement::Alive), NOTHING);
+        assert_eq!(rig.state(1), StateName::Running);
+    }
+}
+
+#[test]
+fn a_loop_that_is_a_little_late_has_not_stood_still() {
+    let mut rig = Rig::new(vec![watched("a", 1_000)]);
+    rig.says_ready(0);
+    rig.sleep(2_000);
+    assert_eq!(rig.tell(Event::Tick), ["SIGTERM a.1#1"]);
+}
