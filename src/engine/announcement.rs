@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Timestamp;
 use super::event::{Action, Cause, Notice, RunId};
-use super::instance::{BecomesReady, EndPhase, Ending, Instance, State};
+use super::instance::{BecomesReady, EndPhase, Ending, Instance, Leader, State};
 use super::probe::Prober;
 use super::spec::Service;
 
@@ -127,7 +127,8 @@ impl StaysReady {
 }
 
 impl Instance {
-    pub(super) fn on_announced(&mut self, now: Timestamp, service: &Service, what: Announcement, out: &mut Vec<Action>) {
+    /// `at_most`: no end takes longer, whatever the run asks for.
+    pub(super) fn on_announced(&mut self, now: Timestamp, service: &Service, at_most: Duration, what: Announcement, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
         match &mut self.state {
             State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => match what {
@@ -178,7 +179,7 @@ impl Instance {
                 if let Announcement::ExtendTimeout(by) = what
                     && service.ready.is_notify()
                 {
-                    ending.extend(now.after(by), service.stop.signals.len());
+                    ending.extend(now.after(by), at_most, service.stop.signals.len());
                 }
             }
             State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => {}
@@ -210,8 +211,15 @@ impl Instance {
 }
 
 impl Ending {
-    /// Lengthens the grace period, never shortens it: SIGKILL not before `until`. What limits a whole stop still does.
-    fn extend(&mut self, until: Timestamp, signals: usize) {
+    /// Lengthens the grace period up to `at_most`, never shortens it: SIGKILL not before `until`. What a whole stop leaves to it limits it
+    /// all the same.
+    fn extend(&mut self, until: Timestamp, at_most: Duration, signals: usize) {
+        // What a main process leaves behind keeps others waiting, and nobody is there any more who would know what for.
+        if self.leader != Leader::Alive {
+            return;
+        }
+        let until = until.min(self.asked_at.after(at_most));
+        self.needs_until = self.needs_until.max(until);
         if let EndPhase::Asked { sent, next_at, kill_at } = self.phase
             && until > kill_at
         {

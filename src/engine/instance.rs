@@ -109,6 +109,8 @@ pub(super) struct Ending {
     pub(super) leader: Leader,
     pub(super) asked_at: Timestamp,
     pub(super) grace: Duration,
+    /// It said that it needs so long; a time that has passed where it said nothing.
+    pub(super) needs_until: Timestamp,
     pub(super) phase: EndPhase,
     pub(super) say_at: Timestamp,
 }
@@ -445,6 +447,7 @@ impl Instance {
             leader,
             asked_at: now,
             grace,
+            needs_until: now,
             phase: EndPhase::Asked { sent: 0, next_at: now, kill_at: now.after(grace) },
             say_at: now.after(SAY_EVERY),
         };

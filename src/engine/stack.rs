@@ -347,9 +347,10 @@ impl Engine {
                 Consequence::Nothing
             }
             Event::Announced { run, what } => {
+                let at_most = self.stop_timeout;
                 if let Some((instance, service, _)) = self.present(run) {
                     let starting = matches!(instance.state, State::Starting { .. });
-                    instance.on_announced(now, &service, what, out);
+                    instance.on_announced(now, &service, at_most, what, out);
                     if starting && matches!(instance.state, State::Running { .. }) {
                         self.guard.run_ready(now);
                     }
@@ -691,14 +692,18 @@ impl Engine {
             let id = instance.id.service;
             let Some(entry) = self.services.get(id.0) else { continue };
             let needed = entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
-            let ending = matches!(instance.state, State::Ending(_));
-            if needed && !ending {
-                continue;
-            }
+            let needs = match &instance.state {
+                State::Ending(ending) => ending.needs_until.since(now),
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } if needed => continue,
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => Duration::ZERO,
+            };
             let own = entry.service.stop.timeout;
-            let share = Self::share(own, below.get(id.0).copied().unwrap_or_default(), kill_all_at.since(now));
+            let below = below.get(id.0).copied().unwrap_or_default();
+            let left = kill_all_at.since(now);
+            // What it asked for, as far as that leaves those it depends on their own time.
+            let grace = own.min(Self::share(own, below, left)).max(needs.min(left.saturating_sub(below)));
             // One that is ending already only gets less time: others wait for it now.
-            instance.begin_end(now, &entry.service, Cause::Shutdown, own.min(share), out);
+            instance.begin_end(now, &entry.service, Cause::Shutdown, grace, out);
         }
         let left = self.instances.iter().filter(|instance| !instance.is_idle()).count();
         if left == 0 || deadline <= now {

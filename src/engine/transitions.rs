@@ -45,7 +45,16 @@ fn asked(mut prober: Prober, probe: &Probe) -> Prober {
 }
 
 fn ending(cause: Cause, leader: Leader, phase: EndPhase) -> State {
-    State::Ending(Ending { life: life(), cause, leader, asked_at: ago(500), grace: ms(10_000), phase, say_at: soon(500) })
+    State::Ending(Ending {
+        life: life(),
+        cause,
+        leader,
+        asked_at: ago(500),
+        grace: ms(10_000),
+        needs_until: ago(500),
+        phase,
+        say_at: soon(500),
+    })
 }
 
 /// A state of `web` with what it takes: whether it is a job, and what is wanted of it.

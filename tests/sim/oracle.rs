@@ -59,7 +59,10 @@ struct Run {
     /// The first signal to it was sent, or SIGKILL.
     asked: bool,
     signals: usize,
+    asked_at: Timestamp,
     kill_by: Option<Timestamp>,
+    /// It said that it needs so long for its end, and nothing has made that less.
+    needs_until: Timestamp,
     killed: bool,
     /// What its main process left behind must be told, too.
     pass_on: bool,
@@ -339,10 +342,13 @@ impl Oracle {
         if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) {
             return;
         }
+        let whole = self.spec.stop_timeout;
         let Some(run) = self.present(id) else { return };
         if run.asked {
-            if let (Announcement::ExtendTimeout(by), true, false) = (what, notify, run.killed) {
-                run.kill_by = run.kill_by.map(|at| at.max(now.after(*by)));
+            if let (Announcement::ExtendTimeout(by), true, false, None) = (what, notify, run.killed, &run.end) {
+                let until = now.after(*by).min(run.asked_at.after(whole));
+                run.kill_by = run.kill_by.map(|at| at.max(until));
+                run.needs_until = run.needs_until.max(until);
             }
             return;
         }
@@ -627,7 +633,9 @@ impl Oracle {
             cause: None,
             asked: false,
             signals: 0,
+            asked_at: now,
             kill_by: None,
+            needs_until: Timestamp::ZERO,
             killed: false,
             pass_on: false,
             end: None,
@@ -646,7 +654,7 @@ impl Oracle {
         let Some(run) = self.present(id) else { return Err(format!("a signal to a dead run: {id:?}")) };
         run.pass_on = false;
         if !run.asked {
-            run.asked = true;
+            (run.asked, run.asked_at) = (true, now);
             if run.cause.is_none() && run.end.is_none() {
                 if !stops {
                     return Err(format!("{id:?} is ended without a reason"));
@@ -666,6 +674,9 @@ impl Oracle {
             if serving && !run.killed && run.kill_by.is_some_and(|by| now < by) {
                 return Err(format!("{id:?} is killed before its grace period is over"));
             }
+            if !forced && !run.killed && run.kill_by.is_some_and(|by| now < by.min(run.needs_until)) {
+                return Err(format!("{id:?} is killed although it needs more time, and there is"));
+            }
             let all = run.signals == service.stop.signals.len() || service.stop.timeout.is_zero();
             if serving && !jumped && !run.killed && !all {
                 return Err(format!("{id:?} is killed before it got every one of its stop signals"));
@@ -676,6 +687,15 @@ impl Oracle {
             return Err(format!("{id:?} is ended, but a probe still waits for an answer"));
         }
         Ok(())
+    }
+
+    /// What those that the service depends on need for their own end, one after the other.
+    fn below(&self, service: ServiceId) -> Duration {
+        let own = |on: ServiceId| {
+            let there = self.copies(on).any(|known| known.run.is_some());
+            if there { self.spec.services[on.0].stop.timeout } else { Duration::ZERO }
+        };
+        self.spec.services[service.0].depends_on.iter().map(|on| own(on.service) + self.below(on.service)).max().unwrap_or_default()
     }
 
     /// Whether something that depends on the service is there.
@@ -885,6 +905,15 @@ impl Oracle {
         }
         if self.over {
             return Ok(());
+        }
+        if let Some(kill_all_at) = self.kill_all_at {
+            // More time for the one is never less for those it depends on.
+            for index in 0..self.known.len() {
+                let below = self.below(self.known[index].id.service);
+                if let Some(run) = &mut self.known[index].run {
+                    run.needs_until = run.needs_until.min(now.after(kill_all_at.since(now).saturating_sub(below)));
+                }
+            }
         }
         if self.must_end {
             return Err("an essential service failed and nothing followed".to_owned());

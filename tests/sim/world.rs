@@ -514,6 +514,13 @@ impl World {
                 let Some(process) = self.processes.get(run) else {
                     return Ok(()); // it has ended and the news is on its way
                 };
+                let notify = matches!(self.spec.services[run.instance.service.0].ready, Readiness::Notify { .. });
+                if notify && !self.well_behaved && self.voices.percent(30) {
+                    let by = Duration::from_millis(self.voices.pick(&[50, 2_000, 15_000, u64::MAX / 1_000_000_000]));
+                    let wait = self.voices.wait(Duration::from_millis(1_000));
+                    self.plan(wait, Happening::Says(*run, Announcement::ExtendTimeout(by)));
+                }
+                let Some(process) = self.processes.get(run) else { return Ok(()) };
                 if !process.ignores_stop || self.well_behaved {
                     let wait = self.chance.wait(Duration::from_secs(3));
                     let what = if process.main_alive { Happening::Obey(*run, *signal) } else { Happening::OthersEnd(*run) };

@@ -104,3 +104,70 @@ fn a_loop_that_is_a_little_late_has_not_stood_still() {
     rig.sleep(2_000);
     assert_eq!(rig.tell(Event::Tick), ["SIGTERM a.1#1"]);
 }
+
+// ---------------------------------------------------------------- more time
+
+/// So many milliseconds from now.
+fn needs(ms: u64) -> Announcement {
+    Announcement::ExtendTimeout(Duration::from_millis(ms))
+}
+
+#[test]
+fn more_time_for_the_end_is_given_in_a_shutdown_too_as_far_as_others_can_spare_it() {
+    // (what web asks for after 500 ms, when it is killed): its own grace is 1 s, db's 2 s; SIGKILL comes to all at 19.5 s.
+    for (asked, killed_at) in [(0, 1_000), (300, 1_000), (9_500, 10_000), (3_600_000, 17_500), (u64::MAX / 2, 17_500)] {
+        let db = Service { stop: stop_within(2_000), ..optional("db") };
+        let web = Service { stop: stop_within(1_000), depends_on: on(0, Condition::Ready), ..listened_to("web") };
+        let mut rig = Rig::with(vec![db, web], 20_000, 0);
+        rig.settle(0);
+        rig.says_ready(1);
+        let began = rig.elapsed_ms();
+        assert_eq!(rig.term(), ["SIGTERM web.1#1"]);
+        rig.wait(500);
+        assert_eq!(rig.says(1, needs(asked)), NOTHING);
+        assert_eq!(rig.wait(killed_at - 501), NOTHING, "asked for {asked} ms");
+        assert_eq!(rig.wait(1), [format!("{} kill web.1#1", began + killed_at)]);
+        assert_eq!(rig.exit(1, Outcome::Signaled(Signal::KILL)), ["SIGTERM db.1#1"]);
+        // Its own time is left whole.
+        assert_eq!(rig.wait(1_999), NOTHING);
+        assert_eq!(rig.wait(1), [format!("{} kill db.1#1", began + killed_at + 2_000)]);
+    }
+}
+
+#[test]
+fn who_was_given_more_time_before_a_shutdown_gets_what_that_leaves_to_it() {
+    let web = Service { stop: stop_within(1_000), ..listened_to("web") };
+    let mut rig = Rig::with(vec![web, optional("other")], 8_000, 0);
+    rig.says_ready(0);
+    rig.settle(1);
+    rig.command(Verb::Stop, 0);
+    rig.says(0, needs(8_000));
+    rig.wait(4_000);
+    rig.term();
+    rig.exit(1, Outcome::Signaled(Signal::TERM));
+    assert_eq!(rig.wait(3_999), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} kill web.1#1", rig.elapsed_ms())]);
+}
+
+#[test]
+fn more_time_for_an_end_is_at_most_that_of_the_whole() {
+    let mut rig = Rig::with(vec![Service { stop: stop_within(1_000), ..listened_to("web") }], 8_000, 0);
+    rig.says_ready(0);
+    assert_eq!(rig.command(Verb::Restart, 0), ["SIGTERM web.1#1"]);
+    rig.wait(500);
+    rig.says(0, Announcement::ExtendTimeout(Duration::from_micros(u64::MAX)));
+    assert_eq!(rig.wait(4_000), NOTHING);
+    rig.says(0, Announcement::ExtendTimeout(Duration::from_micros(u64::MAX)));
+    assert_eq!(rig.wait(3_499), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} kill web.1#1", rig.elapsed_ms())]);
+}
+
+#[test]
+fn what_a_dead_main_process_left_behind_gets_no_more_time() {
+    let mut rig = Rig::with(vec![listened_to("web")], 8_000, 0);
+    rig.says_ready(0);
+    assert_eq!(rig.exit_leaving(0, Outcome::Exited(1), 2), ["SIGTERM web.1#1"]);
+    rig.says(0, needs(5_000));
+    assert_eq!(rig.wait(999), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} kill web.1#1", rig.elapsed_ms())]);
+}
