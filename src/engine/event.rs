@@ -37,6 +37,17 @@ pub enum ProbeKind {
     Live,
 }
 
+/// What a watchdog bites for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bite {
+    /// It said no `WATCHDOG=1` for this long.
+    Silent(Duration),
+    /// It said `WATCHDOG=trigger`.
+    Asked,
+    /// It said `STOPPING=1` so long ago, and is still there.
+    Stayed(Duration),
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -241,8 +252,8 @@ pub enum Notice {
     WatchdogBit {
         /// Which run.
         run: RunId,
-        /// It said no `WATCHDOG=1` for this long; `None`: it said `WATCHDOG=trigger`.
-        silent_for: Option<Duration>,
+        /// What for.
+        why: Bite,
     },
     /// It was not ready within `start_timeout`, so the run is ended.
     StartTimedOut {

@@ -401,9 +401,9 @@ impl Instance {
             },
             State::Running { ready, live, .. } => {
                 if heard == Heard::Everything
-                    && let Some(silent_for) = ready.bites(now)
+                    && let Some(why) = ready.bites(now)
                 {
-                    return self.watchdog_bites(now, service, Some(silent_for), out);
+                    return self.watchdog_bites(now, service, why, out);
                 }
                 let lost_ready = ready.prober().and_then(|prober| prober.lost(now));
                 let lost_live = live.as_ref().and_then(|prober| prober.lost(now));

@@ -9,8 +9,8 @@ use std::time::Duration;
 use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Readiness, Restart, Service, ServiceId};
 use firstmate::engine::status::{Phase, StateName};
 use firstmate::engine::{
-    Action, Announcement, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp,
-    Verb,
+    Action, Announcement, Bite, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec,
+    Timestamp, Verb,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -79,6 +79,8 @@ struct Word {
     watchdog: Option<Duration>,
     /// By when it must say so next.
     alive_by: Option<Timestamp>,
+    /// It said that it is stopping: since when that counts, and by when it must be gone.
+    gone_by: Option<(Timestamp, Timestamp)>,
     /// It asked to be ended.
     trigger: bool,
     /// It asked for so much time for its start.
@@ -86,6 +88,11 @@ struct Word {
 }
 
 impl Word {
+    /// It should have said that it is alive, or be gone.
+    fn is_silent(&self, now: Timestamp) -> bool {
+        self.alive_by.is_some_and(|by| by <= now) || self.gone_by.is_some_and(|(_, by)| by <= now)
+    }
+
     fn of(service: &Service) -> Self {
         let watchdog = match &service.ready {
             Readiness::Notify { watchdog } => *watchdog,
@@ -249,6 +256,7 @@ impl Oracle {
         if self.due.take().is_some_and(|due| now > due.after(SECOND)) {
             for word in self.known.iter_mut().filter_map(|known| known.run.as_mut()).map(|run| &mut run.word) {
                 word.alive_by = word.alive_by.and(word.watchdog).map(|every| now.after(every));
+                word.gone_by = word.gone_by.map(|(since, by)| (now, now.after(by.since(since))));
             }
         }
         if let Event::Probed { run, kind, number, result } = event
@@ -360,12 +368,14 @@ impl Oracle {
         match what {
             Announcement::Ready => {
                 if notify && !run.ready {
+                    word.gone_by = None;
                     word.alive_by = word.watchdog.map(|every| now.after(every));
                 }
                 word.ready = Some(true);
             }
-            Announcement::Stopping if run.ready_at.is_some() => {
+            Announcement::Stopping if run.ready => {
                 (word.ready, word.alive_by) = (Some(false), None);
+                word.gone_by = Some((now, now.after(service.stop.timeout)));
             }
             Announcement::Alive => {
                 if let (Some(by), Some(every)) = (&mut word.alive_by, word.watchdog) {
@@ -379,6 +389,9 @@ impl Oracle {
             Announcement::Trigger => word.trigger = true,
             Announcement::ExtendTimeout(by) if run.ready_at.is_none() => {
                 word.start_until = word.start_until.max(Some(now.after(*by)));
+            }
+            Announcement::ExtendTimeout(more) => {
+                word.gone_by = word.gone_by.map(|(since, by)| (since, by.max(now.after(*more).min(since.after(whole)))));
             }
             _ => {}
         }
@@ -778,14 +791,15 @@ impl Oracle {
                 }
                 run.cause = Some(Cause::Live);
             }
-            Notice::WatchdogBit { run: id, silent_for } => {
+            Notice::WatchdogBit { run: id, why } => {
                 let heard_all = self.heard_all;
                 let Some(run) = self.present(*id) else { return Err(format!("the watchdog bites a dead run: {id:?}")) };
-                let due = match silent_for {
-                    Some(silent_for) => {
+                let due = match why {
+                    Bite::Stayed(time) => heard_all && run.word.gone_by.is_some_and(|(since, by)| by <= now && by.since(since) == *time),
+                    Bite::Silent(silent_for) => {
                         heard_all && run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now)
                     }
-                    None => run.word.trigger,
+                    Bite::Asked => run.word.trigger,
                 };
                 if !due || run.cause.is_some() || run.end.is_some() {
                     return Err(format!("the watchdog bites who said enough: {run:?}"));
@@ -979,7 +993,7 @@ impl Oracle {
                 }
             }
             Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => {
-                if run.word.trigger || (run.word.alive_by.is_some_and(|by| by <= now) && !may_have_said_more) {
+                if run.word.trigger || (run.word.is_silent(now) && !may_have_said_more) {
                     return Err(format!("{run:?} should have been ended by its watchdog"));
                 }
                 if run.word.ready.unwrap_or_default() != run.ready {
@@ -1104,7 +1118,7 @@ fn times_out(service: &Service, run: &Run, now: Timestamp) -> bool {
 /// Its time is over, and the word that would have been in time may still wait to be passed on.
 fn may_have_said_more(service: &Service, run: &Run, now: Timestamp) -> bool {
     let listened_to = matches!(service.ready, Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_));
-    let late = run.word.alive_by.is_some_and(|by| by <= now) || times_out(service, run, now);
+    let late = run.word.is_silent(now) || times_out(service, run, now);
     listened_to && run.executed_at.is_some() && late
 }
 

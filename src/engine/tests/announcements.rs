@@ -52,7 +52,7 @@ fn who_said_it_in_time_is_not_bitten_because_the_loop_is_late() {
     assert_eq!(rig.says(1, Announcement::Alive), NOTHING);
     assert_eq!(rig.engine.next_deadline(), Some(rig.began.after(Duration::from_millis(1_000))), "C's time is over");
     assert_eq!(rig.tell(Event::Tick), ["SIGTERM c.1#1"]);
-    assert!(rig.told().contains(&"watchdog c.1#1, silent for Some(1s)".to_owned()), "{:?}", rig.told());
+    assert!(rig.told().contains(&"watchdog c.1#1: Silent(1s)".to_owned()), "{:?}", rig.told());
     assert_eq!(rig.state(0), StateName::Running);
     assert_eq!(rig.state(1), StateName::Running);
 }
@@ -170,4 +170,61 @@ fn what_a_dead_main_process_left_behind_gets_no_more_time() {
     rig.says(0, needs(5_000));
     assert_eq!(rig.wait(999), NOTHING);
     assert_eq!(rig.wait(1), [format!("{} kill web.1#1", rig.elapsed_ms())]);
+}
+
+// ---------------------------------------------------------------- who says that it is stopping
+
+#[test]
+fn who_says_that_it_is_stopping_must_be_gone_in_time() {
+    let web = || Service { stop: stop_within(3_000), ..watched("web", 1_000) };
+    let mut rig = Rig::new(vec![web()]);
+    rig.says_ready(0);
+    assert_eq!(rig.says(0, Announcement::Stopping), NOTHING);
+    assert!(!rig.is_ready(0));
+    // Its watchdog is off, what it says of that changes nothing, and saying it again is no new time.
+    rig.wait(2_000);
+    for what in [Announcement::Alive, Announcement::WatchdogEvery(Some(Duration::from_millis(10))), Announcement::Stopping] {
+        rig.says(0, what);
+    }
+    assert_eq!(rig.wait(999), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} SIGTERM web.1#1", rig.elapsed_ms())]);
+    assert!(rig.told().contains(&"watchdog web.1#1: Stayed(3s)".to_owned()), "{:?}", rig.told());
+    assert_eq!(rig.exit(0, Outcome::Signaled(Signal::TERM)), NOTHING);
+    rig.wait(500);
+    assert_eq!(rig.run(0).run, 2, "as any other watchdog's restart");
+    assert_eq!(rig.engine.instance_status_of(rig.now, Rig::id(0)).unwrap().restarts.watchdog, 1);
+
+    // Without a watchdog just the same; READY=1 takes it back.
+    let mut rig = Rig::new(vec![Service { stop: stop_within(3_000), ..listened_to("web") }]);
+    rig.says_ready(0);
+    rig.says(0, Announcement::Stopping);
+    rig.wait(2_999);
+    rig.says(0, Announcement::Ready);
+    assert!(rig.is_ready(0));
+    assert_eq!(rig.wait(60_000), NOTHING);
+}
+
+#[test]
+fn who_says_that_it_is_stopping_may_ask_for_more_time_up_to_that_of_the_whole() {
+    for (asked, ended_after) in [(500, 3_000), (4_000, 6_000), (u64::MAX / 2, 8_000)] {
+        let mut rig = Rig::with(vec![Service { stop: stop_within(3_000), ..listened_to("web") }], 8_000, 0);
+        rig.says_ready(0);
+        let began = rig.elapsed_ms();
+        rig.says(0, Announcement::Stopping);
+        rig.wait(2_000);
+        rig.says(0, needs(asked));
+        assert_eq!(rig.wait(ended_after - 2_001), NOTHING, "asked for {asked} ms");
+        assert_eq!(rig.wait(1), [format!("{} SIGTERM web.1#1", began + ended_after)]);
+    }
+}
+
+#[test]
+fn who_says_that_it_is_stopping_has_its_whole_time_again_after_everything_stood_still() {
+    let mut rig = Rig::new(vec![Service { stop: stop_within(3_000), ..listened_to("web") }]);
+    rig.says_ready(0);
+    rig.says(0, Announcement::Stopping);
+    rig.sleep(3_600_000);
+    assert_eq!(rig.tell(Event::Tick), NOTHING);
+    assert_eq!(rig.wait(2_999), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} SIGTERM web.1#1", rig.elapsed_ms())]);
 }
