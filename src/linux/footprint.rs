@@ -28,7 +28,6 @@ unsafe extern "C" fn unmap_first(object: *mut libc::dl_phdr_info, _size: usize, 
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_X == 0 || header.p_flags & libc::PF_W != 0 {
             continue;
         }
-        #[expect(clippy::useless_conversion, reason = "addresses are u32 on 32-bit machines")]
         let (Ok(begin), Ok(length)) = (usize::try_from(base.wrapping_add(header.p_vaddr)), usize::try_from(header.p_memsz)) else {
             continue;
         };
