@@ -255,13 +255,13 @@ pub enum Notice {
         /// What for.
         why: Bite,
     },
-    /// It was not ready within `start_timeout`, so the run is ended.
+    /// It was not ready in its time, so the run is ended.
     StartTimedOut {
         /// Which run.
         run: RunId,
-        /// `start_timeout`.
+        /// How long it had: `start_timeout`, or more where it asked for more.
         after: Duration,
-        /// What the probe last said.
+        /// What the probe, or the run itself, last said.
         why: Option<String>,
     },
     /// The main process is gone.

@@ -370,9 +370,10 @@ impl Instance {
         let run = RunId { instance: self.id, run: self.runs };
         match &mut self.state {
             State::Idle(_) => {}
-            State::Launching { ready_by, .. } => {
-                if ready_by.is_some_and(|by| by <= now) {
-                    self.start_timed_out(now, service, Some("its program was not executed".to_owned()), out);
+            State::Launching { life, ready_by } => {
+                if let Some(by) = ready_by.filter(|by| *by <= now) {
+                    let had = by.since(life.since);
+                    self.start_timed_out(now, service, had, Some("its program was not executed".to_owned()), out);
                 }
             }
             State::Starting { life, how } => match how {
@@ -384,8 +385,8 @@ impl Instance {
                 }
                 BecomesReady::ByProbe { prober, ready_by, complaint } => {
                     if *ready_by <= now {
-                        let why = complaint.take();
-                        self.start_timed_out(now, service, why, out);
+                        let (had, why) = (ready_by.since(life.since), complaint.take());
+                        self.start_timed_out(now, service, had, why, out);
                     } else if let Some(number) = prober.lost(now) {
                         self.on_probed(now, service, ProbeKind::Ready, number, Err(LOST.to_owned()), out);
                     } else {
@@ -394,8 +395,8 @@ impl Instance {
                 }
                 BecomesReady::ByAnnouncement { ready_by, complaint, .. } => {
                     if heard == Heard::Everything && *ready_by <= now {
-                        let why = complaint.take();
-                        self.start_timed_out(now, service, why, out);
+                        let (had, why) = (ready_by.since(life.since), complaint.take());
+                        self.start_timed_out(now, service, had, why, out);
                     }
                 }
             },
@@ -419,9 +420,10 @@ impl Instance {
         }
     }
 
-    fn start_timed_out(&mut self, now: Timestamp, service: &Service, why: Option<String>, out: &mut Vec<Action>) {
+    /// It had so long, and was not ready: `start_timeout`, or more where it asked for more.
+    fn start_timed_out(&mut self, now: Timestamp, service: &Service, had: Duration, why: Option<String>, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
-        out.push(Action::Notice(Notice::StartTimedOut { run, after: service.start_timeout, why }));
+        out.push(Action::Notice(Notice::StartTimedOut { run, after: had, why }));
         self.begin_end(now, service, Cause::StartTimeout, service.stop.timeout, out);
     }
 

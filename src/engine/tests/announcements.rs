@@ -228,3 +228,19 @@ fn who_says_that_it_is_stopping_has_its_whole_time_again_after_everything_stood_
     assert_eq!(rig.wait(2_999), NOTHING);
     assert_eq!(rig.wait(1), [format!("{} SIGTERM web.1#1", rig.elapsed_ms())]);
 }
+
+// ---------------------------------------------------------------- a start that takes too long
+
+#[test]
+fn a_start_that_took_too_long_is_told_with_the_time_it_had() {
+    for (asked_after_2_s, had) in [(None, "5s"), (Some(1_000), "5s"), (Some(8_000), "10s")] {
+        let mut rig = Rig::new(vec![Service { start_timeout: Duration::from_secs(5), ..listened_to("web") }]);
+        rig.up(0);
+        rig.wait(2_000);
+        if let Some(more) = asked_after_2_s {
+            rig.says(0, needs(more));
+        }
+        rig.wait(20_000);
+        assert!(rig.told().contains(&format!("not ready in time web.1#1 after {had}: None")), "{:?}", rig.told());
+    }
+}
