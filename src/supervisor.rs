@@ -45,7 +45,7 @@ use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream, last_words};
 use crate::server::SocketPath;
 
-use announcements::Announcements;
+use announcements::{A_TURN, Announcements, EVERYTHING};
 use environment::Environments;
 use measure::Gauges;
 use memory::Memory;
@@ -244,27 +244,29 @@ impl Supervisor {
     }
 
     fn take_ready(&mut self, ready: &[Ready], signals: &mut Signals, reaper: &mut Reaper, alarm: &Alarm) {
+        let mut is_due = false;
         for one in ready {
             match class_of(one.token) {
                 SIGNALS => self.take_signals(signals, reaper),
-                ALARM => {
-                    alarm.clear();
-                    // What was said in time must not come after what is due without it.
-                    self.take_notifications();
-                    self.alarm_at = None;
-                    self.events.push_back(Event::Tick);
-                    self.check_memory(self.now());
-                }
+                ALARM => is_due = true,
                 SINK => self.output.flush(),
                 LAUNCH => self.launch_progressed(pid_of(one.token)),
                 STREAM => self.read_stream(one.token),
-                NOTIFY => self.take_notifications(),
+                NOTIFY => self.take_notifications(A_TURN),
                 NOTIFY_FD => self.read_notify_fd(pid_of(one.token)),
                 OUTER => self.tell_outer(),
                 PROBE_LAUNCH => self.probes.launch_progressed(pid_of(one.token), &self.poller),
                 PROBE_STREAM => self.probes.read_stream(one.token),
                 _ => {}
             }
+        }
+        if is_due {
+            alarm.clear();
+            self.alarm_at = None;
+            // A tick comes behind everything that was said before it.
+            self.take_notifications(EVERYTHING);
+            self.events.push_back(Event::Tick);
+            self.check_memory(self.now());
         }
     }
 

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::Timestamp;
-use super::event::{Action, Cause, Notice, RunId};
-use super::instance::{BecomesReady, EndPhase, Ending, Instance, State};
+use super::event::{Action, Bite, Cause, Notice, RunId};
+use super::instance::{BecomesReady, EndPhase, Ending, Instance, Leader, State};
 use super::probe::Prober;
 use super::spec::Service;
 
@@ -35,6 +35,15 @@ pub enum Announcement {
     WatchdogEvery(Option<Duration>),
     /// `EXTEND_TIMEOUT_USEC=`: it needs so long from now for its start, or for its end.
     ExtendTimeout(Duration),
+}
+
+/// How much of what was said so far has been passed on when a step looks what is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Everything: who has said nothing is silent.
+    Everything,
+    /// What breaks a silence may wait behind the event of this step.
+    Something,
 }
 
 /// What a run has said that still holds.
@@ -69,14 +78,45 @@ pub(super) enum StaysReady {
     Unasked,
     /// By its probe.
     Asked(Prober),
-    /// By its own word, or by its silence at `bites_at`.
-    Tells { voice: Voice, bites_at: Option<Timestamp> },
+    /// By its own word, or by its silence.
+    Tells { voice: Voice, awaits: Awaits },
+}
+
+/// What must be heard of a run that tells, and by when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// Nothing.
+    Nothing,
+    /// That it is alive.
+    Life { by: Timestamp },
+    /// Its end: it has said `STOPPING=1`, and its watchdog is off for that.
+    End { said_at: Timestamp, by: Timestamp },
+}
+
+impl Awaits {
+    fn life(now: Timestamp, voice: &Voice) -> Self {
+        voice.watchdog.map_or(Self::Nothing, |every| Self::Life { by: now.after(every) })
+    }
+
+    /// It has said that it is alive, or how often it will.
+    fn is_alive(&mut self, now: Timestamp, voice: &Voice) {
+        match self {
+            Self::Nothing | Self::Life { .. } => *self = Self::life(now, voice),
+            Self::End { .. } => {}
+        }
+    }
+
+    const fn by(self) -> Option<Timestamp> {
+        match self {
+            Self::Nothing => None,
+            Self::Life { by } | Self::End { by, .. } => Some(by),
+        }
+    }
 }
 
 impl StaysReady {
     fn tells(now: Timestamp, voice: Voice) -> Self {
-        let bites_at = voice.watchdog.map(|every| now.after(every));
-        Self::Tells { voice, bites_at }
+        Self::Tells { awaits: Awaits::life(now, &voice), voice }
     }
 
     pub(super) const fn prober(&self) -> Option<&Prober> {
@@ -100,25 +140,27 @@ impl StaysReady {
         }
     }
 
-    pub(super) const fn deadline(&self) -> Option<Timestamp> {
+    /// By when something must be heard.
+    pub(super) const fn silent_until(&self) -> Option<Timestamp> {
         match self {
-            Self::Unasked => None,
-            Self::Asked(prober) => Some(prober.deadline()),
-            Self::Tells { bites_at, .. } => *bites_at,
+            Self::Unasked | Self::Asked(_) => None,
+            Self::Tells { awaits, .. } => awaits.by(),
         }
     }
 
-    /// The time in which nothing was heard, if that was too long.
-    pub(super) fn bites(&self, now: Timestamp) -> Option<Duration> {
+    /// For what it is bitten, if nothing was heard for too long.
+    pub(super) fn bites(&self, now: Timestamp) -> Option<Bite> {
         match self {
-            Self::Unasked | Self::Asked(_) => None,
-            Self::Tells { voice, bites_at } => bites_at.filter(|at| *at <= now).and(voice.watchdog),
+            Self::Tells { voice, awaits: Awaits::Life { by } } if *by <= now => voice.watchdog.map(Bite::Silent),
+            Self::Tells { awaits: Awaits::End { said_at, by }, .. } if *by <= now => Some(Bite::Stayed(by.since(*said_at))),
+            Self::Unasked | Self::Asked(_) | Self::Tells { .. } => None,
         }
     }
 }
 
 impl Instance {
-    pub(super) fn on_announced(&mut self, now: Timestamp, service: &Service, what: Announcement, out: &mut Vec<Action>) {
+    /// `at_most`: no end takes longer, whatever the run asks for.
+    pub(super) fn on_announced(&mut self, now: Timestamp, service: &Service, at_most: Duration, what: Announcement, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
         match &mut self.state {
             State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => match what {
@@ -134,53 +176,69 @@ impl Instance {
                 Announcement::Mute(why) => *complaint = Some(why),
                 Announcement::Stopping => *complaint = Some(STOPPING.to_owned()),
                 Announcement::Status(status) => voice.hear_status(status),
-                Announcement::Trigger => self.watchdog_bites(now, service, None, out),
+                Announcement::Trigger => self.watchdog_bites(now, service, Bite::Asked, out),
                 Announcement::WatchdogEvery(every) => voice.watchdog = every,
                 Announcement::ExtendTimeout(by) => *ready_by = (*ready_by).max(now.after(by)),
                 Announcement::Reloading | Announcement::Alive => {}
             },
-            State::Running { not_ready, ready: StaysReady::Tells { voice, bites_at }, .. } => match what {
+            State::Running { not_ready, ready: StaysReady::Tells { voice, awaits }, .. } => match what {
                 Announcement::Ready => {
                     voice.reloading = false;
                     if not_ready.take().is_some() {
-                        *bites_at = voice.watchdog.map(|every| now.after(every));
+                        *awaits = Awaits::life(now, voice);
                         out.push(Action::Notice(Notice::Ready { run, after: Duration::ZERO }));
                     }
                 }
                 Announcement::Stopping => {
-                    // Who is leaving has no time for dogs.
-                    *bites_at = None;
                     if not_ready.is_none() {
+                        // Who is leaving has no time for dogs, but does not stay for ever.
+                        *awaits = Awaits::End { said_at: now, by: now.after(service.stop.timeout) };
                         *not_ready = Some(STOPPING.to_owned());
                         out.push(Action::Notice(Notice::NotReady { run, why: STOPPING.to_owned() }));
                     }
                 }
                 Announcement::Reloading => voice.reloading = true,
                 Announcement::Status(status) => voice.hear_status(status),
-                Announcement::Alive => *bites_at = bites_at.and(voice.watchdog).map(|every| now.after(every)),
-                Announcement::Trigger => self.watchdog_bites(now, service, None, out),
+                Announcement::Alive => awaits.is_alive(now, voice),
+                Announcement::Trigger => self.watchdog_bites(now, service, Bite::Asked, out),
                 Announcement::WatchdogEvery(every) => {
                     voice.watchdog = every;
-                    *bites_at = every.filter(|_| not_ready.is_none()).map(|every| now.after(every));
+                    awaits.is_alive(now, voice);
                 }
-                Announcement::Mute(_) | Announcement::ExtendTimeout(_) => {}
+                Announcement::ExtendTimeout(more) => {
+                    if let Awaits::End { said_at, by } = awaits {
+                        *by = (*by).max(now.after(more).min(said_at.after(at_most)));
+                    }
+                }
+                Announcement::Mute(_) => {}
             },
             State::Ending(ending) => {
                 if let Announcement::ExtendTimeout(by) = what
                     && service.ready.is_notify()
                 {
-                    ending.extend(now.after(by), service.stop.signals.len());
+                    ending.extend(now.after(by), at_most, service.stop.signals.len());
                 }
             }
             State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => {}
         }
     }
 
-    /// Nothing was heard for too long; `None`: it asked for it.
-    pub(super) fn watchdog_bites(&mut self, now: Timestamp, service: &Service, silent_for: Option<Duration>, out: &mut Vec<Action>) {
+    /// Nothing was heard for too long, or it asked for it.
+    pub(super) fn watchdog_bites(&mut self, now: Timestamp, service: &Service, why: Bite, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
-        out.push(Action::Notice(Notice::WatchdogBit { run, silent_for }));
+        out.push(Action::Notice(Notice::WatchdogBit { run, why }));
         self.begin_end(now, service, Cause::Watchdog, service.stop.timeout, out);
+    }
+
+    /// It stood still, and could neither say nor do anything: it has its whole time again.
+    pub(super) fn is_silent_anew(&mut self, now: Timestamp) {
+        if let State::Running { ready: StaysReady::Tells { voice, awaits }, .. } = &mut self.state {
+            match awaits {
+                Awaits::Nothing => {}
+                Awaits::Life { .. } => awaits.is_alive(now, voice),
+                Awaits::End { said_at, by } => (*said_at, *by) = (now, now.after(by.since(*said_at))),
+            }
+        }
     }
 
     /// What it has said of itself: one short line.
@@ -194,8 +252,15 @@ impl Instance {
 }
 
 impl Ending {
-    /// Lengthens the grace period, never shortens it: SIGKILL not before `until`. What limits a whole stop still does.
-    fn extend(&mut self, until: Timestamp, signals: usize) {
+    /// Lengthens the grace period up to `at_most`, never shortens it: SIGKILL not before `until`. What a whole stop leaves to it limits it
+    /// all the same.
+    fn extend(&mut self, until: Timestamp, at_most: Duration, signals: usize) {
+        // What a main process leaves behind keeps others waiting, and nobody is there any more who would know what for.
+        if self.leader != Leader::Alive {
+            return;
+        }
+        let until = until.min(self.asked_at.after(at_most));
+        self.needs_until = self.needs_until.max(until);
         if let EndPhase::Asked { sent, next_at, kill_at } = self.phase
             && until > kill_at
         {

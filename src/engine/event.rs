@@ -37,10 +37,22 @@ pub enum ProbeKind {
     Live,
 }
 
+/// What a watchdog bites for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bite {
+    /// It said no `WATCHDOG=1` for this long.
+    Silent(Duration),
+    /// It said `WATCHDOG=trigger`.
+    Asked,
+    /// It said `STOPPING=1` so long ago, and is still there.
+    Stayed(Duration),
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Nothing but time passing.
+    /// Time has passed, and everything that was said until now has been passed on before this. Only here a silence is judged: behind
+    /// any other event the word that breaks it may still wait.
     Tick,
     /// The process exists; its program is being executed.
     Spawned {
@@ -240,16 +252,16 @@ pub enum Notice {
     WatchdogBit {
         /// Which run.
         run: RunId,
-        /// It said no `WATCHDOG=1` for this long; `None`: it said `WATCHDOG=trigger`.
-        silent_for: Option<Duration>,
+        /// What for.
+        why: Bite,
     },
-    /// It was not ready within `start_timeout`, so the run is ended.
+    /// It was not ready in its time, so the run is ended.
     StartTimedOut {
         /// Which run.
         run: RunId,
-        /// `start_timeout`.
+        /// How long it had: `start_timeout`, or more where it asked for more.
         after: Duration,
-        /// What the probe last said.
+        /// What the probe, or the run itself, last said.
         why: Option<String>,
     },
     /// The main process is gone.

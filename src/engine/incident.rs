@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Action, Cause, Event, InstanceId, Notice, RunId};
+use super::event::{Action, Bite, Cause, Event, InstanceId, Notice, RunId};
 use super::instance::{Ending, State};
 use super::memory::{Act, Acted, Helpless, MemoryNotice, Process, Rule};
 use super::outcome::{Outcome, Stage};
@@ -430,12 +430,13 @@ impl Engine {
                     let note = self.journal.note(*run);
                     (note.cause, note.reason) = (Some(Cause::Live), Some(cut(why)));
                 }
-                Notice::WatchdogBit { run, silent_for } => {
+                Notice::WatchdogBit { run, why } => {
                     let note = self.journal.note(*run);
                     note.cause = Some(Cause::Watchdog);
-                    note.reason = Some(match silent_for {
-                        Some(silent_for) => format!("no WATCHDOG=1 within {} ms", millis(*silent_for)),
-                        None => "it said WATCHDOG=trigger".to_owned(),
+                    note.reason = Some(match why {
+                        Bite::Silent(silent_for) => format!("no WATCHDOG=1 within {} ms", millis(*silent_for)),
+                        Bite::Asked => "it said WATCHDOG=trigger".to_owned(),
+                        Bite::Stayed(stayed_for) => format!("still there {} ms after its STOPPING=1", millis(*stayed_for)),
                     });
                 }
                 Notice::StartTimedOut { run, after: _, why } => {

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::announcement::{StaysReady, Voice};
+use super::announcement::{Heard, StaysReady, Voice};
 use super::backoff::Rng;
-use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId};
+use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId, earlier};
 use super::probe::{Prober, Tally, Verdict, deadline_of, earliest};
 use super::spec::{Kind, Probe, Readiness, Restart, Service, ServiceId};
 use super::status::Restarts;
@@ -109,6 +109,8 @@ pub(super) struct Ending {
     pub(super) leader: Leader,
     pub(super) asked_at: Timestamp,
     pub(super) grace: Duration,
+    /// It said that it needs so long; a time that has passed where it said nothing.
+    pub(super) needs_until: Timestamp,
     pub(super) phase: EndPhase,
     pub(super) say_at: Timestamp,
 }
@@ -174,15 +176,30 @@ impl Instance {
         matches!(self.state, State::Running { not_ready: None, .. })
     }
 
+    /// When it must be looked at next.
     pub(super) fn deadline(&self) -> Option<Timestamp> {
+        earlier(self.own_deadline(), self.silent_until())
+    }
+
+    /// By when something must be heard of it; what is due then is done at a [`Event::Tick`](super::Event::Tick) only.
+    pub(super) const fn silent_until(&self) -> Option<Timestamp> {
+        match &self.state {
+            State::Starting { how: BecomesReady::ByAnnouncement { ready_by, .. }, .. } => Some(*ready_by),
+            State::Running { ready, .. } => ready.silent_until(),
+            State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Ending(_) => None,
+        }
+    }
+
+    /// When something is due whatever may still be heard.
+    pub(super) fn own_deadline(&self) -> Option<Timestamp> {
         match &self.state {
             State::Idle(Idle::Backoff { retry_at }) => Some(*retry_at),
             State::Idle(Idle::Stopped | Idle::Due { .. } | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. }) => None,
             State::Launching { ready_by, .. } => *ready_by,
             State::Starting { how: BecomesReady::BySettling { at }, .. } => Some(*at),
             State::Starting { how: BecomesReady::ByProbe { prober, ready_by, .. }, .. } => Some(prober.deadline().min(*ready_by)),
-            State::Starting { how: BecomesReady::ByAnnouncement { ready_by, .. }, .. } => Some(*ready_by),
-            State::Running { ready, live, .. } => earliest(&[ready.deadline(), deadline_of(live.as_ref())]),
+            State::Starting { how: BecomesReady::ByAnnouncement { .. }, .. } => None,
+            State::Running { ready, live, .. } => earliest(&[deadline_of(ready.prober()), deadline_of(live.as_ref())]),
             State::Ending(ending) => Some(ending.say_at.min(match ending.phase {
                 EndPhase::Asked { next_at, kill_at, .. } => next_at.min(kill_at),
                 EndPhase::Killed { again_at } => again_at,
@@ -349,13 +366,14 @@ impl Instance {
     }
 
     /// Whatever is due at `now`. Idle instances are the stack's business, not their own.
-    pub(super) fn tick(&mut self, now: Timestamp, service: &Service, out: &mut Vec<Action>) {
+    pub(super) fn tick(&mut self, now: Timestamp, service: &Service, heard: Heard, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
         match &mut self.state {
             State::Idle(_) => {}
-            State::Launching { ready_by, .. } => {
-                if ready_by.is_some_and(|by| by <= now) {
-                    self.start_timed_out(now, service, Some("its program was not executed".to_owned()), out);
+            State::Launching { life, ready_by } => {
+                if let Some(by) = ready_by.filter(|by| *by <= now) {
+                    let had = by.since(life.since);
+                    self.start_timed_out(now, service, had, Some("its program was not executed".to_owned()), out);
                 }
             }
             State::Starting { life, how } => match how {
@@ -367,8 +385,8 @@ impl Instance {
                 }
                 BecomesReady::ByProbe { prober, ready_by, complaint } => {
                     if *ready_by <= now {
-                        let why = complaint.take();
-                        self.start_timed_out(now, service, why, out);
+                        let (had, why) = (ready_by.since(life.since), complaint.take());
+                        self.start_timed_out(now, service, had, why, out);
                     } else if let Some(number) = prober.lost(now) {
                         self.on_probed(now, service, ProbeKind::Ready, number, Err(LOST.to_owned()), out);
                     } else {
@@ -376,15 +394,17 @@ impl Instance {
                     }
                 }
                 BecomesReady::ByAnnouncement { ready_by, complaint, .. } => {
-                    if *ready_by <= now {
-                        let why = complaint.take();
-                        self.start_timed_out(now, service, why, out);
+                    if heard == Heard::Everything && *ready_by <= now {
+                        let (had, why) = (ready_by.since(life.since), complaint.take());
+                        self.start_timed_out(now, service, had, why, out);
                     }
                 }
             },
             State::Running { ready, live, .. } => {
-                if let Some(silent_for) = ready.bites(now) {
-                    return self.watchdog_bites(now, service, Some(silent_for), out);
+                if heard == Heard::Everything
+                    && let Some(why) = ready.bites(now)
+                {
+                    return self.watchdog_bites(now, service, why, out);
                 }
                 let lost_ready = ready.prober().and_then(|prober| prober.lost(now));
                 let lost_live = live.as_ref().and_then(|prober| prober.lost(now));
@@ -400,9 +420,10 @@ impl Instance {
         }
     }
 
-    fn start_timed_out(&mut self, now: Timestamp, service: &Service, why: Option<String>, out: &mut Vec<Action>) {
+    /// It had so long, and was not ready: `start_timeout`, or more where it asked for more.
+    fn start_timed_out(&mut self, now: Timestamp, service: &Service, had: Duration, why: Option<String>, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
-        out.push(Action::Notice(Notice::StartTimedOut { run, after: service.start_timeout, why }));
+        out.push(Action::Notice(Notice::StartTimedOut { run, after: had, why }));
         self.begin_end(now, service, Cause::StartTimeout, service.stop.timeout, out);
     }
 
@@ -428,6 +449,7 @@ impl Instance {
             leader,
             asked_at: now,
             grace,
+            needs_until: now,
             phase: EndPhase::Asked { sent: 0, next_at: now, kill_at: now.after(grace) },
             say_at: now.after(SAY_EVERY),
         };

@@ -26,7 +26,7 @@ mod transitions;
 mod view;
 
 pub use announcement::Announcement;
-pub use event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
+pub use event::{Action, Bite, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
 pub use incident::Incidents;
 pub use memory::{MemoryAction, MemoryEvent, MemoryNotice};
 pub use outcome::{LaunchError, Outcome, Stage};

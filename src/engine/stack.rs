@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::announcement::Heard;
 use super::backoff::Rng;
 use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
 use super::guard::{Decision, Guard, May};
@@ -16,6 +17,9 @@ use super::{Outcome, Timestamp};
 const RESERVE: Duration = Duration::from_millis(500);
 /// After a second Ctrl-C: how long the reaping may take before firstmate leaves all the same.
 const KILL_ALL_WITHIN: Duration = Duration::from_secs(1);
+/// A step that comes later than this after it was due shows that everything stood still: a container that was paused, a host that
+/// slept. The clock of the kernel runs on meanwhile, and the services stand still as well.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 /// The decisions of one supervisor. See the module documentation of `engine`.
 #[derive(Debug, Clone)]
@@ -229,6 +233,13 @@ impl Engine {
             return;
         }
         let looked = matches!(event, Event::Memory(MemoryEvent::Read(_)));
+        // Before the first step nothing was due.
+        if self.idle_until != Timestamp::ZERO && now.since(self.idle_until) > STOOD_STILL {
+            for instance in &mut self.instances {
+                instance.is_silent_anew(now);
+            }
+        }
+        let heard = if matches!(event, Event::Tick) { Heard::Everything } else { Heard::Something };
         let witness = self.witness(now, &event);
         let consequence = self.take(now, event, out);
         if idle && looked && out.len() == before {
@@ -236,7 +247,7 @@ impl Engine {
         }
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
-        self.tick(now, out);
+        self.tick(now, heard, out);
         self.reconcile(now, out);
         self.record(now, witness, out.get(before..).unwrap_or_default());
         self.idle_until = self.due();
@@ -336,9 +347,10 @@ impl Engine {
                 Consequence::Nothing
             }
             Event::Announced { run, what } => {
+                let at_most = self.stop_timeout;
                 if let Some((instance, service, _)) = self.present(run) {
                     let starting = matches!(instance.state, State::Starting { .. });
-                    instance.on_announced(now, &service, what, out);
+                    instance.on_announced(now, &service, at_most, what, out);
                     if starting && matches!(instance.state, State::Running { .. }) {
                         self.guard.run_ready(now);
                     }
@@ -473,10 +485,10 @@ impl Engine {
             Phase::Serving | Phase::Ended { .. } => now.after(KILL_ALL_WITHIN),
         };
         self.phase = Phase::Stopping { why, kill_all_at: now, deadline: already.min(now.after(KILL_ALL_WITHIN)) };
-        self.tick(now, out);
+        self.tick(now, Heard::Something, out);
     }
 
-    fn tick(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+    fn tick(&mut self, now: Timestamp, heard: Heard, out: &mut Vec<Action>) {
         if let Phase::Draining { why, until, deadline } = &self.phase
             && *until <= now
         {
@@ -492,7 +504,7 @@ impl Engine {
                 instance.kill_now(now, &service, Cause::Shutdown, out);
             }
             if instance.deadline().is_some_and(|deadline| deadline <= now) {
-                instance.tick(now, &service, out);
+                instance.tick(now, &service, heard, out);
             }
         }
     }
@@ -680,14 +692,18 @@ impl Engine {
             let id = instance.id.service;
             let Some(entry) = self.services.get(id.0) else { continue };
             let needed = entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
-            let ending = matches!(instance.state, State::Ending(_));
-            if needed && !ending {
-                continue;
-            }
+            let needs = match &instance.state {
+                State::Ending(ending) => ending.needs_until.since(now),
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } if needed => continue,
+                State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } => Duration::ZERO,
+            };
             let own = entry.service.stop.timeout;
-            let share = Self::share(own, below.get(id.0).copied().unwrap_or_default(), kill_all_at.since(now));
+            let below = below.get(id.0).copied().unwrap_or_default();
+            let left = kill_all_at.since(now);
+            // What it asked for, as far as that leaves those it depends on their own time.
+            let grace = own.min(Self::share(own, below, left)).max(needs.min(left.saturating_sub(below)));
             // One that is ending already only gets less time: others wait for it now.
-            instance.begin_end(now, &entry.service, Cause::Shutdown, own.min(share), out);
+            instance.begin_end(now, &entry.service, Cause::Shutdown, grace, out);
         }
         let left = self.instances.iter().filter(|instance| !instance.is_idle()).count();
         if left == 0 || deadline <= now {
@@ -776,10 +792,11 @@ impl Engine {
             if instance.life().is_some_and(|life| life.since > now) {
                 return Err(format!("{name}: begins in the future"));
             }
-            if instance.deadline().is_some_and(|deadline| deadline <= now) && !matches!(self.phase, Phase::Ended { .. }) {
+            // Whether a silence was too long is said by the next `Event::Tick` alone.
+            if instance.own_deadline().is_some_and(|deadline| deadline <= now) && !matches!(self.phase, Phase::Ended { .. }) {
                 return Err(format!(
                     "{name}: something was due at {:?} and is not done at {now:?}: {:?}",
-                    instance.deadline(),
+                    instance.own_deadline(),
                     instance.state
                 ));
             }

@@ -1,5 +1,6 @@
 //! One rule each, on virtual time, through the engine's own door: events in, actions out.
 
+mod announcements;
 mod guard;
 mod incidents;
 
@@ -114,7 +115,7 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::Ready { run: id, after } => format!("ready {} after {after:?}", run(id)),
         Notice::NotReady { run: id, why } => format!("not ready {}: {why}", run(id)),
         Notice::NotLive { run: id, why } => format!("not live {}: {why}", run(id)),
-        Notice::WatchdogBit { run: id, silent_for } => format!("watchdog {}, silent for {silent_for:?}", run(id)),
+        Notice::WatchdogBit { run: id, why } => format!("watchdog {}: {why:?}", run(id)),
         Notice::StartTimedOut { run: id, after, why } => format!("not ready in time {} after {after:?}: {why:?}", run(id)),
         Notice::Ended { run: id, outcome, uptime, clean, left_behind, asked } => {
             format!("ended {}: {outcome} after {uptime:?}, clean {clean}, asked {asked}, left {left_behind}", run(id))

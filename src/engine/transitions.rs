@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::announcement::{StaysReady, Voice};
+use super::announcement::{Awaits, StaysReady, Voice};
 use super::instance::{BecomesReady, Desired, EndPhase, Ending, Idle, Instance, Leader, Life, State};
 use super::probe::Prober;
 use super::spec::{Backoff, Condition, Dependency, Kind, Memory, Probe, Readiness, Restart, Service};
@@ -45,7 +45,16 @@ fn asked(mut prober: Prober, probe: &Probe) -> Prober {
 }
 
 fn ending(cause: Cause, leader: Leader, phase: EndPhase) -> State {
-    State::Ending(Ending { life: life(), cause, leader, asked_at: ago(500), grace: ms(10_000), phase, say_at: soon(500) })
+    State::Ending(Ending {
+        life: life(),
+        cause,
+        leader,
+        asked_at: ago(500),
+        grace: ms(10_000),
+        needs_until: ago(500),
+        phase,
+        say_at: soon(500),
+    })
 }
 
 /// A state of `web` with what it takes: whether it is a job, and what is wanted of it.
@@ -77,7 +86,13 @@ fn cases() -> Vec<Case> {
     let tells = |not_ready: Option<&str>| State::Running {
         life: life(),
         not_ready: not_ready.map(str::to_owned),
-        ready: StaysReady::Tells { voice: voice(), bites_at: not_ready.is_none().then(|| soon(10_000)) },
+        ready: StaysReady::Tells {
+            voice: voice(),
+            awaits: match not_ready {
+                None => Awaits::Life { by: soon(10_000) },
+                Some(_) => Awaits::End { said_at: ago(4_000), by: soon(6_000) },
+            },
+        },
         live: None,
         complaint: None,
     };
@@ -236,10 +251,14 @@ fn state_words(engine: &Engine, instance: &Instance, now: Timestamp) -> String {
         State::Starting { life, how: BecomesReady::ByAnnouncement { voice, ready_by, complaint } } => {
             format!("starting #{}, {}, ready by {}, said {complaint:?}", life.run, voice_words(voice), after(*ready_by, now))
         }
-        State::Running { life, not_ready, ready: StaysReady::Tells { voice, bites_at }, .. } => {
-            let bites = bites_at.map_or("never".to_owned(), |at| after(at, now));
+        State::Running { life, not_ready, ready: StaysReady::Tells { voice, awaits }, .. } => {
+            let bites = match awaits {
+                Awaits::Nothing => "waits for nothing".to_owned(),
+                Awaits::Life { by } => format!("must be alive by {}", after(*by, now)),
+                Awaits::End { by, .. } => format!("must be gone by {}", after(*by, now)),
+            };
             let said = not_ready.as_ref().map_or(String::new(), |why| format!(", not ready: {why}"));
-            format!("running #{}, {}, bites {bites}{said}", life.run, voice_words(voice))
+            format!("running #{}, {}, {bites}{said}", life.run, voice_words(voice))
         }
         State::Running { life, not_ready, ready, live, complaint } => {
             let ready = match ready {

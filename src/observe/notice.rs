@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::{Level, memory};
 use crate::engine::Signal;
-use crate::engine::event::{Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
+use crate::engine::event::{Bite, Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
 use crate::engine::outcome::{LaunchError, Outcome, Stage};
 use crate::engine::spec::ServiceId;
 
@@ -63,10 +63,13 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             write!(text, "{} not live, ending it: {why}", of(*run))?;
             Level::Warn
         }
-        Notice::WatchdogBit { run, silent_for } => {
-            match silent_for {
-                Some(silent_for) => write!(text, "{} said no WATCHDOG=1 within {}, ending it", of(*run), duration(*silent_for))?,
-                None => write!(text, "{} asked to be ended (WATCHDOG=trigger)", of(*run))?,
+        Notice::WatchdogBit { run, why } => {
+            match why {
+                Bite::Silent(silent_for) => write!(text, "{} said no WATCHDOG=1 within {}, ending it", of(*run), duration(*silent_for))?,
+                Bite::Asked => write!(text, "{} asked to be ended (WATCHDOG=trigger)", of(*run))?,
+                Bite::Stayed(stayed_for) => {
+                    write!(text, "{} said STOPPING=1 {} ago and is still there, ending it", of(*run), duration(*stayed_for))?;
+                }
             }
             Level::Warn
         }
@@ -482,9 +485,10 @@ mod tests {
     fn probes() {
         let why = || "connect 127.0.0.1:80: refused".to_owned();
         says(Notice::NotReady { run: run(WEB), why: why() }, Level::Warn, "web.1 not ready: connect 127.0.0.1:80: refused");
-        let silent = |silent_for| Notice::WatchdogBit { run: run(WEB), silent_for };
-        says(silent(Some(secs(30))), Level::Warn, "web.1 said no WATCHDOG=1 within 30 s, ending it");
-        says(silent(None), Level::Warn, "web.1 asked to be ended (WATCHDOG=trigger)");
+        let bitten = |why| Notice::WatchdogBit { run: run(WEB), why };
+        says(bitten(Bite::Silent(secs(30))), Level::Warn, "web.1 said no WATCHDOG=1 within 30 s, ending it");
+        says(bitten(Bite::Asked), Level::Warn, "web.1 asked to be ended (WATCHDOG=trigger)");
+        says(bitten(Bite::Stayed(secs(10))), Level::Warn, "web.1 said STOPPING=1 10 s ago and is still there, ending it");
         says(Notice::NotLive { run: run(WEB), why: why() }, Level::Warn, "web.1 not live, ending it: connect 127.0.0.1:80: refused");
         says(
             Notice::StartTimedOut { run: run(WEB), after: secs(60), why: Some(why()) },

@@ -19,7 +19,9 @@ use crate::linux::tree::Trees;
 use crate::observe::Level;
 
 /// Datagrams that are taken in one turn of the loop, so that a flood of them leaves the others their turn.
-const A_TURN: usize = 64;
+pub(super) const A_TURN: usize = 64;
+/// Before it is judged who was silent all that waits is taken: the kernel keeps net.unix.max_dgram_qlen (10 to 512) at a time.
+pub(super) const EVERYTHING: usize = 1_024;
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 
@@ -161,9 +163,9 @@ impl Above {
 }
 
 impl Supervisor {
-    /// Takes what has come to NOTIFY_SOCKET.
-    pub(super) fn take_notifications(&mut self) {
-        for _ in 0..A_TURN {
+    /// Takes what has come to NOTIFY_SOCKET, so many datagrams at most.
+    pub(super) fn take_notifications(&mut self, at_most: usize) {
+        for _ in 0..at_most {
             let Some(socket) = &self.announcements.socket else { return };
             match socket.receive() {
                 Received::Datagram(datagram) => self.notified(datagram),

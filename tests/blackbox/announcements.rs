@@ -1,7 +1,7 @@
 //! What services say of themselves: by NOTIFY_SOCKET, by a descriptor, by a line; and what firstmate says to whoever is above it.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firstmate::engine::status::StateName;
 
@@ -12,6 +12,7 @@ both_ways![
     a_service_says_so_itself_whoever_of_it_and_as_whatever_user,
     who_belongs_to_nobody_is_not_listened_to,
     a_silent_watchdog_restarts,
+    who_was_paused_with_everything_else_was_not_silent,
 ];
 
 fn says(container: &Container, name: &str, text: &str) {
@@ -179,6 +180,39 @@ fn a_silent_watchdog_restarts(place: Place) {
     assert!(!container.lives(first));
     let (_, why, _) = container.cli(&["why", "web"]);
     assert!(why.contains("its watchdog ended it: no WATCHDOG=1 within 2000 ms"), "{why}");
+    assert_eq!(container.stop(), 0);
+}
+
+fn who_was_paused_with_everything_else_was_not_silent(place: Place) {
+    let container = Setup::new(
+        "
+        [services.web]
+        command = '{actor} notify READY=1 ping 50 {dir}/well print silent sleep'
+        ready = { notify = true }
+        watchdog = '1s'
+        ",
+    )
+    .place(place)
+    .file("well", 0o644, "")
+    .start();
+    container.until_ready("web.1");
+    let web = container.pid_of("web.1");
+    container.signal("STOP");
+    container.kill(web, "STOP");
+    let stopped = Instant::now();
+    until("both have stood still for the watchdog's time and far more", || (stopped.elapsed() > Duration::from_secs(4)).then_some(()));
+    container.signal("CONT");
+    // It has done what was due before the service could say a word.
+    assert_eq!(container.instance("web.1").run, 1);
+    container.kill(web, "CONT");
+    let continued = Instant::now();
+    until("a watchdog's time has passed again", || (continued.elapsed() > Duration::from_millis(1_500)).then_some(()));
+    let now = container.instance("web.1");
+    assert_eq!((now.run, now.ready, now.restarts.total), (1, true, 0));
+    assert!(container.lives(web));
+    // And it is still watched.
+    container.remove("well");
+    container.told("web.1 said no WATCHDOG=1 within 1 s, ending it");
     assert_eq!(container.stop(), 0);
 }
 

@@ -68,6 +68,7 @@ fn random_histories_keep_every_invariant() {
         ("given up", total.given_up),
         ("liveness restarts", total.live_failures),
         ("announcements", total.announced),
+        ("words that waited in a queue", total.queued),
         ("watchdog restarts", total.watchdogs),
         ("start timeouts", total.start_timeouts),
         ("readiness lost", total.not_ready),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Readiness, Restart, Service, ServiceId};
 use firstmate::engine::status::{Phase, StateName};
 use firstmate::engine::{
-    Action, Announcement, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec, Timestamp,
-    Verb,
+    Action, Announcement, Bite, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec,
+    Timestamp, Verb,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -59,7 +59,10 @@ struct Run {
     /// The first signal to it was sent, or SIGKILL.
     asked: bool,
     signals: usize,
+    asked_at: Timestamp,
     kill_by: Option<Timestamp>,
+    /// It said that it needs so long for its end, and nothing has made that less.
+    needs_until: Timestamp,
     killed: bool,
     /// What its main process left behind must be told, too.
     pass_on: bool,
@@ -76,6 +79,8 @@ struct Word {
     watchdog: Option<Duration>,
     /// By when it must say so next.
     alive_by: Option<Timestamp>,
+    /// It said that it is stopping: since when that counts, and by when it must be gone.
+    gone_by: Option<(Timestamp, Timestamp)>,
     /// It asked to be ended.
     trigger: bool,
     /// It asked for so much time for its start.
@@ -83,6 +88,11 @@ struct Word {
 }
 
 impl Word {
+    /// It should have said that it is alive, or be gone.
+    fn is_silent(&self, now: Timestamp) -> bool {
+        self.alive_by.is_some_and(|by| by <= now) || self.gone_by.is_some_and(|(_, by)| by <= now)
+    }
+
     fn of(service: &Service) -> Self {
         let watchdog = match &service.ready {
             Readiness::Notify { watchdog } => *watchdog,
@@ -165,6 +175,10 @@ pub struct Oracle {
     abandoned: u32,
     over: bool,
     jumped: bool,
+    /// Everything that was said so far was passed on before this step.
+    heard_all: bool,
+    /// When the engine wanted to be asked next.
+    due: Option<Timestamp>,
     steps: u64,
 }
 
@@ -204,6 +218,8 @@ impl Oracle {
             abandoned: 0,
             over: false,
             jumped: false,
+            heard_all: false,
+            due: None,
             steps: 0,
         }
     }
@@ -235,6 +251,14 @@ impl Oracle {
 
     /// Before the engine hears of it.
     pub fn told(&mut self, now: Timestamp, event: &Event) {
+        self.heard_all = matches!(event, Event::Tick);
+        // Who is asked more than a second late stood still, and so did all that could have said anything.
+        if self.due.take().is_some_and(|due| now > due.after(SECOND)) {
+            for word in self.known.iter_mut().filter_map(|known| known.run.as_mut()).map(|run| &mut run.word) {
+                word.alive_by = word.alive_by.and(word.watchdog).map(|every| now.after(every));
+                word.gone_by = word.gone_by.map(|(since, by)| (now, now.after(by.since(since))));
+            }
+        }
         if let Event::Probed { run, kind, number, result } = event
             && let Some(run) = self.present(*run)
             && run.cause.is_none()
@@ -323,29 +347,35 @@ impl Oracle {
     fn said(&mut self, now: Timestamp, id: RunId, what: &Announcement) {
         let service = self.service(id.instance).clone();
         let notify = matches!(service.ready, Readiness::Notify { .. });
-        if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) || service.kind != Kind::Service {
+        if !notify && !matches!(service.ready, Readiness::NotifyFd(_) | Readiness::Log(_)) {
             return;
         }
+        let whole = self.spec.stop_timeout;
         let Some(run) = self.present(id) else { return };
         if run.asked {
-            if let (Announcement::ExtendTimeout(by), true, false) = (what, notify, run.killed) {
-                run.kill_by = run.kill_by.map(|at| at.max(now.after(*by)));
+            if let (Announcement::ExtendTimeout(by), true, false, None) = (what, notify, run.killed, &run.end) {
+                let until = now.after(*by).min(run.asked_at.after(whole));
+                run.kill_by = run.kill_by.map(|at| at.max(until));
+                run.needs_until = run.needs_until.max(until);
             }
             return;
         }
-        if run.executed_at.is_none() || run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify) {
+        let over = run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify);
+        if service.kind != Kind::Service || run.executed_at.is_none() || over {
             return;
         }
         let word = &mut run.word;
         match what {
             Announcement::Ready => {
                 if notify && !run.ready {
+                    word.gone_by = None;
                     word.alive_by = word.watchdog.map(|every| now.after(every));
                 }
                 word.ready = Some(true);
             }
-            Announcement::Stopping if run.ready_at.is_some() => {
+            Announcement::Stopping if run.ready => {
                 (word.ready, word.alive_by) = (Some(false), None);
+                word.gone_by = Some((now, now.after(service.stop.timeout)));
             }
             Announcement::Alive => {
                 if let (Some(by), Some(every)) = (&mut word.alive_by, word.watchdog) {
@@ -359,6 +389,9 @@ impl Oracle {
             Announcement::Trigger => word.trigger = true,
             Announcement::ExtendTimeout(by) if run.ready_at.is_none() => {
                 word.start_until = word.start_until.max(Some(now.after(*by)));
+            }
+            Announcement::ExtendTimeout(more) => {
+                word.gone_by = word.gone_by.map(|(since, by)| (since, by.max(now.after(*more).min(since.after(whole)))));
             }
             _ => {}
         }
@@ -613,7 +646,9 @@ impl Oracle {
             cause: None,
             asked: false,
             signals: 0,
+            asked_at: now,
             kill_by: None,
+            needs_until: Timestamp::ZERO,
             killed: false,
             pass_on: false,
             end: None,
@@ -632,7 +667,7 @@ impl Oracle {
         let Some(run) = self.present(id) else { return Err(format!("a signal to a dead run: {id:?}")) };
         run.pass_on = false;
         if !run.asked {
-            run.asked = true;
+            (run.asked, run.asked_at) = (true, now);
             if run.cause.is_none() && run.end.is_none() {
                 if !stops {
                     return Err(format!("{id:?} is ended without a reason"));
@@ -652,6 +687,9 @@ impl Oracle {
             if serving && !run.killed && run.kill_by.is_some_and(|by| now < by) {
                 return Err(format!("{id:?} is killed before its grace period is over"));
             }
+            if !forced && !run.killed && run.kill_by.is_some_and(|by| now < by.min(run.needs_until)) {
+                return Err(format!("{id:?} is killed although it needs more time, and there is"));
+            }
             let all = run.signals == service.stop.signals.len() || service.stop.timeout.is_zero();
             if serving && !jumped && !run.killed && !all {
                 return Err(format!("{id:?} is killed before it got every one of its stop signals"));
@@ -662,6 +700,15 @@ impl Oracle {
             return Err(format!("{id:?} is ended, but a probe still waits for an answer"));
         }
         Ok(())
+    }
+
+    /// What those that the service depends on need for their own end, one after the other.
+    fn below(&self, service: ServiceId) -> Duration {
+        let own = |on: ServiceId| {
+            let there = self.copies(on).any(|known| known.run.is_some());
+            if there { self.spec.services[on.0].stop.timeout } else { Duration::ZERO }
+        };
+        self.spec.services[service.0].depends_on.iter().map(|on| own(on.service) + self.below(on.service)).max().unwrap_or_default()
     }
 
     /// Whether something that depends on the service is there.
@@ -744,11 +791,15 @@ impl Oracle {
                 }
                 run.cause = Some(Cause::Live);
             }
-            Notice::WatchdogBit { run: id, silent_for } => {
+            Notice::WatchdogBit { run: id, why } => {
+                let heard_all = self.heard_all;
                 let Some(run) = self.present(*id) else { return Err(format!("the watchdog bites a dead run: {id:?}")) };
-                let due = match silent_for {
-                    Some(silent_for) => run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now),
-                    None => run.word.trigger,
+                let due = match why {
+                    Bite::Stayed(time) => heard_all && run.word.gone_by.is_some_and(|(since, by)| by <= now && by.since(since) == *time),
+                    Bite::Silent(silent_for) => {
+                        heard_all && run.word.watchdog == Some(*silent_for) && run.word.alive_by.is_some_and(|by| by <= now)
+                    }
+                    Bite::Asked => run.word.trigger,
                 };
                 if !due || run.cause.is_some() || run.end.is_some() {
                     return Err(format!("the watchdog bites who said enough: {run:?}"));
@@ -757,8 +808,9 @@ impl Oracle {
             }
             Notice::StartTimedOut { run: id, .. } => {
                 let service = self.service(id.instance).clone();
+                let heard_all = self.heard_all;
                 let Some(run) = self.present(*id) else { return Err(format!("a dead run timed out: {id:?}")) };
-                if !times_out(&service, run, now) {
+                if !times_out(&service, run, now) || (!heard_all && may_have_said_more(&service, run, now)) {
                     return Err(format!("timed out before its time: {run:?}"));
                 }
                 run.cause = Some(Cause::StartTimeout);
@@ -858,6 +910,7 @@ impl Oracle {
 
     pub fn after_step(&mut self, now: Timestamp, engine: &Engine) -> Result<(), String> {
         self.steps += 1;
+        self.due = engine.next_deadline();
         if let Some(missing) = self.expected.take() {
             return Err(format!("{missing:?} did not follow"));
         }
@@ -866,6 +919,15 @@ impl Oracle {
         }
         if self.over {
             return Ok(());
+        }
+        if let Some(kill_all_at) = self.kill_all_at {
+            // More time for the one is never less for those it depends on.
+            for index in 0..self.known.len() {
+                let below = self.below(self.known[index].id.service);
+                if let Some(run) = &mut self.known[index].run {
+                    run.needs_until = run.needs_until.min(now.after(kill_all_at.since(now).saturating_sub(below)));
+                }
+            }
         }
         if self.must_end {
             return Err("an essential service failed and nothing followed".to_owned());
@@ -888,9 +950,14 @@ impl Oracle {
                 }
             }
         }
+        let waits = !self.heard_all
+            && self.known.iter().any(|known| {
+                known.run.as_ref().is_some_and(|run| run.cause.is_none() && may_have_said_more(self.service(known.id), run, now))
+            });
         if self.jumped {
             self.jumped = false;
-        } else if let Some(deadline) = engine.next_deadline()
+        } else if !waits
+            && let Some(deadline) = engine.next_deadline()
             && deadline <= now
         {
             return Err(format!("a deadline of {deadline:?} is not later than {now:?}"));
@@ -914,7 +981,8 @@ impl Oracle {
         if self.stopping && (self.kill_all || (self.drain_until <= now && !self.is_needed(run.id.instance.service))) {
             return Err(format!("{:?} could be stopped and is not", run.id));
         }
-        if times_out(service, run, now) {
+        let may_have_said_more = !self.heard_all && may_have_said_more(service, run, now);
+        if times_out(service, run, now) && !may_have_said_more {
             return Err(format!("{run:?} is late and was not ended"));
         }
         let (Some(executed_at), Kind::Service) = (run.executed_at, service.kind) else { return Ok(()) };
@@ -925,7 +993,7 @@ impl Oracle {
                 }
             }
             Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_) => {
-                if run.word.trigger || run.word.alive_by.is_some_and(|by| by <= now) {
+                if run.word.trigger || (run.word.is_silent(now) && !may_have_said_more) {
                     return Err(format!("{run:?} should have been ended by its watchdog"));
                 }
                 if run.word.ready.unwrap_or_default() != run.ready {
@@ -1045,6 +1113,13 @@ fn times_out(service: &Service, run: &Run, now: Timestamp) -> bool {
     let waits = run.executed_at.is_none() || (!settles && run.ready_at.is_none());
     let by = run.spawned_at.after(service.start_timeout).max(run.word.start_until.unwrap_or(run.spawned_at));
     service.kind == Kind::Service && waits && by <= now && run.cause.is_none()
+}
+
+/// Its time is over, and the word that would have been in time may still wait to be passed on.
+fn may_have_said_more(service: &Service, run: &Run, now: Timestamp) -> bool {
+    let listened_to = matches!(service.ready, Readiness::Notify { .. } | Readiness::NotifyFd(_) | Readiness::Log(_));
+    let late = run.word.is_silent(now) || times_out(service, run, now);
+    listened_to && run.executed_at.is_some() && late
 }
 
 /// What fails never ends the container with 0.

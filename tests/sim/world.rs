@@ -28,6 +28,8 @@ pub struct Summary {
     pub given_up: u64,
     pub live_failures: u64,
     pub announced: u64,
+    /// Several words that waited for one late moment.
+    pub queued: u64,
     pub watchdogs: u64,
     pub start_timeouts: u64,
     pub not_ready: u64,
@@ -51,6 +53,7 @@ impl Summary {
         self.given_up += other.given_up;
         self.live_failures += other.live_failures;
         self.announced += other.announced;
+        self.queued += other.queued;
         self.watchdogs += other.watchdogs;
         self.start_timeouts += other.start_timeouts;
         self.not_ready += other.not_ready;
@@ -91,6 +94,13 @@ enum Happening {
     Says(RunId, Announcement),
     /// It says that it is alive, and will again.
     Ping(RunId),
+}
+
+impl Happening {
+    /// Whether it is something that a run tells, or what must be known of a run before it is listened to.
+    const fn is_a_word(&self) -> bool {
+        matches!(self, Self::Says(..) | Self::Ping(_) | Self::Tell(Event::Spawned { .. } | Event::Executed { .. }))
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -216,7 +226,7 @@ impl World {
                     self.now = self.now.after(self.chance.clone().wait(Duration::from_secs(3_600)));
                     self.chance.next();
                     self.oracle.jumped();
-                    self.step(Event::Tick)?;
+                    self.tick()?;
                 }
                 _ => {
                     if !self.advance()? {
@@ -291,9 +301,24 @@ impl World {
                 self.happen(planned.what)?;
             }
         } else {
-            self.step(Event::Tick)?;
+            self.tick()?;
         }
         Ok(true)
+    }
+
+    /// Time has passed. What was said by now has waited in a queue, and all of it comes first, each thing as a step of its own.
+    fn tick(&mut self) -> Result<(), String> {
+        if self.planned.peek().is_some_and(|next| next.at <= self.now) {
+            let (said, rest): (Vec<Planned>, Vec<Planned>) =
+                std::mem::take(&mut self.planned).into_vec().into_iter().partition(|one| one.at <= self.now && one.what.is_a_word());
+            self.planned = rest.into();
+            let mut said: BinaryHeap<Planned> = said.into();
+            self.summary.queued += u64::from(said.len() > 1);
+            while let Some(one) = said.pop() {
+                self.happen(one.what)?;
+            }
+        }
+        self.step(Event::Tick)
     }
 
     fn plan(&mut self, wait: Duration, what: Happening) {
@@ -489,6 +514,13 @@ impl World {
                 let Some(process) = self.processes.get(run) else {
                     return Ok(()); // it has ended and the news is on its way
                 };
+                let notify = matches!(self.spec.services[run.instance.service.0].ready, Readiness::Notify { .. });
+                if notify && !self.well_behaved && self.voices.percent(30) {
+                    let by = Duration::from_millis(self.voices.pick(&[50, 2_000, 15_000, u64::MAX / 1_000_000_000]));
+                    let wait = self.voices.wait(Duration::from_millis(1_000));
+                    self.plan(wait, Happening::Says(*run, Announcement::ExtendTimeout(by)));
+                }
+                let Some(process) = self.processes.get(run) else { return Ok(()) };
                 if !process.ignores_stop || self.well_behaved {
                     let wait = self.chance.wait(Duration::from_secs(3));
                     let what = if process.main_alive { Happening::Obey(*run, *signal) } else { Happening::OthersEnd(*run) };
