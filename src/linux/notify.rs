@@ -18,6 +18,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::tree::random_token;
 use crate::engine::Announcement;
 
 /// A longer datagram is not looked at; what systemd takes (PIPE_BUF).
@@ -43,6 +44,8 @@ pub struct NotifySocket {
 pub struct Datagram {
     /// The sender's pid in our PID namespace; 0 for one outside of it.
     pub pid: u32,
+    /// Its real user, in our user namespace.
+    pub uid: u32,
     /// What it said.
     pub text: Message,
 }
@@ -76,12 +79,13 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
-    /// Listens under a name that begins with `firstmate/` and ends with `token`, which nobody else has.
+    /// Listens under a name of its own that begins with `firstmate/`. Anybody may read it in /proc/net/unix, so it is not the token that
+    /// the markers of processes have.
     ///
     /// # Errors
     /// EADDRINUSE when somebody has it all the same; EMFILE, ENFILE, ENOMEM. See unix(7).
-    pub fn bind(token: &str) -> io::Result<Self> {
-        let name = format!("firstmate/notify/{token}");
+    pub fn bind() -> io::Result<Self> {
+        let name = format!("firstmate/notify/{}", random_token());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
@@ -112,11 +116,11 @@ impl NotifySocket {
             return if Errno::last() == Errno::EINTR { Received::Unreadable } else { Received::Nothing };
         };
         // SAFETY: recvmsg has filled the header in.
-        let pid = unsafe { take_control(&header) };
+        let sender = unsafe { take_control(&header) };
         let whole = header.msg_flags & libc::MSG_TRUNC == 0;
-        match (pid, text.get(..length)) {
-            (Some(pid), Some(text)) if whole => match Message::parse(text) {
-                Some(text) => Received::Datagram(Datagram { pid, text }),
+        match (sender, text.get(..length)) {
+            (Some((pid, uid)), Some(text)) if whole => match Message::parse(text) {
+                Some(text) => Received::Datagram(Datagram { pid, uid, text }),
                 None => Received::Unreadable,
             },
             _ => Received::Unreadable,
@@ -128,12 +132,12 @@ impl NotifySocket {
 #[repr(align(8))]
 struct Control([u8; CONTROL]);
 
-/// The sender's pid, and the end of every descriptor that came along.
+/// The sender's pid and user, and the end of every descriptor that came along.
 ///
 /// # Safety
 /// `header` is as recvmsg(2) left it, and its control buffer is alive.
-unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
-    let mut pid = None;
+unsafe fn take_control(header: &libc::msghdr) -> Option<(u32, u32)> {
+    let mut from = None;
     // SAFETY: the buffer is the header's own; the macros of cmsg(3) stay within the length the kernel wrote there.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);
@@ -144,7 +148,7 @@ unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
             match (one.cmsg_level, one.cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
                     let sender: libc::ucred = data.cast::<libc::ucred>().read_unaligned();
-                    pid = u32::try_from(sender.pid).ok();
+                    from = u32::try_from(sender.pid).ok().map(|pid| (pid, sender.uid));
                 }
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                     for index in 0..length / size_of::<RawFd>() {
@@ -156,7 +160,7 @@ unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
             at = libc::CMSG_NXTHDR(header, at);
         }
     }
-    pid
+    from
 }
 
 /// Closes a descriptor that somebody sent.
@@ -345,8 +349,8 @@ mod tests {
         assert_eq!(Message::parse(b"STATUS=\xff\xfe\nREADY=1").unwrap().announcements.len(), 2);
     }
 
-    fn socket(name: &str) -> (NotifySocket, UnixDatagram) {
-        let socket = NotifySocket::bind(&format!("test-{}-{name}", std::process::id())).unwrap();
+    fn socket() -> (NotifySocket, UnixDatagram) {
+        let socket = NotifySocket::bind().unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect_addr(&SocketAddr::from_abstract_name(socket.address().trim_start_matches('@')).unwrap()).unwrap();
         (socket, sender)
@@ -358,14 +362,14 @@ mod tests {
 
     #[test]
     fn a_sender_is_known_and_what_is_too_long_is_not_looked_at() {
-        let (socket, sender) = socket("sender");
+        let (socket, sender) = socket();
         assert_eq!(socket.receive(), Received::Nothing);
         sender.send(b"READY=1").unwrap();
         sender.send(&[b'x'; LONGEST + 1]).unwrap();
         sender.send(b"\0\0\0").unwrap();
         sender.send(b"").unwrap();
         let text = Message { announcements: vec![Announcement::Ready], ..Message::default() };
-        assert_eq!(socket.receive(), Received::Datagram(Datagram { pid: std::process::id(), text }));
+        assert_eq!(socket.receive(), Received::Datagram(Datagram { pid: std::process::id(), uid: nix::unistd::getuid().as_raw(), text }));
         assert_eq!(socket.receive(), Received::Unreadable);
         assert_eq!(socket.receive(), Received::Unreadable);
         assert!(matches!(socket.receive(), Received::Datagram(_)));
@@ -382,7 +386,7 @@ mod tests {
 
     #[test]
     fn descriptors_that_come_along_are_closed() {
-        let (socket, sender) = socket("descriptors");
+        let (socket, sender) = socket();
         let (barrier, theirs) = std::io::pipe().unwrap();
         send_with(&sender, b"BARRIER=1", theirs.as_fd(), 1);
         send_with(&sender, b"FDSTORE=1", theirs.as_fd(), MOST_DESCRIPTORS);
@@ -409,7 +413,7 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
         // As much as the peer, who reads nothing, leaves unacknowledged.
         while (&stream).write(&[0; 65_536]).is_ok() {}
-        let (socket, sender) = socket("lingers");
+        let (socket, sender) = socket();
         send_with(&sender, b"FDSTORE=1", stream.as_fd(), 1);
         drop(listener);
         let before = open_descriptors();
@@ -437,7 +441,7 @@ mod tests {
 
     #[test]
     fn an_outer_supervisor_is_told_and_never_waited_for() {
-        let (above, _) = socket("outer");
+        let (above, _) = socket();
         let outer = Outer::connect(std::ffi::OsStr::new(&above.address())).unwrap();
         let mut sent = 0;
         while outer.send("READY=1").unwrap() {

@@ -15,7 +15,6 @@ use crate::engine::{Announcement, Event, LaunchError, RunId};
 use crate::linux::notify::{Datagram, Line, NotifySocket, Outer, Received, read_line};
 use crate::linux::poll::{Interest, Poller};
 use crate::linux::spawn::Environment;
-use crate::linux::tree::Trees;
 use crate::observe::Level;
 
 /// Datagrams that are taken in one turn of the loop, so that a flood of them leaves the others their turn.
@@ -50,7 +49,7 @@ struct Above {
 
 impl Announcements {
     /// Listens where any service asks for it.
-    pub(super) fn new(services: &[Arc<Service>], trees: &Trees, poller: &Poller, output: &mut Output) -> Self {
+    pub(super) fn new(services: &[Arc<Service>], poller: &Poller, output: &mut Output) -> Self {
         let mut patterns = BTreeMap::new();
         for (index, service) in services.iter().enumerate() {
             if let Readiness::Log(text) = &service.ready {
@@ -61,7 +60,7 @@ impl Announcements {
                 }
             }
         }
-        let socket = if services.iter().any(|service| service.ready.is_notify()) { listen(trees, poller, output) } else { None };
+        let socket = if services.iter().any(|service| service.ready.is_notify()) { listen(poller, output) } else { None };
         let above = std::env::var_os(NOTIFY_SOCKET).and_then(|address| reach(&address, output));
         Self {
             socket,
@@ -109,8 +108,8 @@ impl Announcements {
     }
 }
 
-fn listen(trees: &Trees, poller: &Poller, output: &mut Output) -> Option<NotifySocket> {
-    let listening = NotifySocket::bind(trees.token()).and_then(|socket| {
+fn listen(poller: &Poller, output: &mut Output) -> Option<NotifySocket> {
+    let listening = NotifySocket::bind().and_then(|socket| {
         poller.add(&socket, token(NOTIFY, 0), Interest::Read)?;
         Ok(socket)
     });
@@ -176,9 +175,9 @@ impl Supervisor {
     }
 
     fn notified(&mut self, datagram: Datagram) {
-        let Datagram { pid, text } = datagram;
+        let Datagram { pid, uid, text } = datagram;
         let listens = |run: &RunId| self.services.get(run.instance.service.0).is_some_and(|service| service.ready.is_notify());
-        let Some(run) = self.trees.run_of(pid).filter(listens) else { return self.tell_of_stranger(Some(pid)) };
+        let Some(run) = self.trees.run_of(pid, uid).filter(listens) else { return self.tell_of_stranger(Some(pid)) };
         // Its launch has succeeded, and that comes first.
         self.read_launch(run);
         self.events.extend(text.announcements.into_iter().map(|what| Event::Announced { run, what }));

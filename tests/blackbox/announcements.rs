@@ -120,7 +120,7 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     let container = Setup::new(
         r"
         [services.web]
-        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'print-env', 'WATCHDOG_USEC', 'wait-file', '{dir}/go', 'notify', 'STATUS=so far nothing', 'wait-file', '{dir}/ready', 'notify', 'READY=1', 'sleep']
+        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'print-env', 'WATCHDOG_USEC', 'print-env', 'FIRSTMATE_RUN', 'wait-file', '{dir}/go', 'notify', 'STATUS=so far nothing', 'wait-file', '{dir}/ready', 'notify', 'READY=1', 'sleep']
         ready = { notify = true }
         watchdog = '1h'
         [services.other]
@@ -133,7 +133,7 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     .place(place)
     .env("WATCHDOG_USEC", "17")
     .start();
-    until("the address is known", || (container.said_by("web.1").len() == 2).then_some(()));
+    until("the address is known", || (container.said_by("web.1").len() == 3).then_some(()));
     let said = container.said_by("web.1");
     assert!(said[0].starts_with("@firstmate/"), "{said:?}");
     assert_eq!(said[1], "3600000000");
@@ -141,6 +141,9 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     for text in ["READY=1", "STATUS=lies", "WATCHDOG=trigger", "STOPPING=1"] {
         let words = [actor.to_str().unwrap(), "notify-to", &said[0], text];
         assert!(container.foreign(&words).status().unwrap().success());
+        // Who knows the marker and is another user is no less a stranger.
+        let forged: Vec<&str> = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].into_iter().chain(words).collect();
+        assert!(container.foreign(&forged).env("FIRSTMATE_RUN", &said[2]).status().unwrap().success());
     }
     container.touch("go");
     // One socket, one order: what the stranger sent has been read before this.
