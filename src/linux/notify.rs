@@ -110,10 +110,14 @@ impl NotifySocket {
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = CONTROL as _;
-        // SAFETY: both buffers have the lengths the header says and outlive the call.
-        let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
-        let Ok(length) = usize::try_from(got) else {
-            return if Errno::last() == Errno::EINTR { Received::Unreadable } else { Received::Nothing };
+        let length = loop {
+            // SAFETY: both buffers have the lengths the header says and outlive the call.
+            let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
+            match usize::try_from(got) {
+                Ok(length) => break length,
+                Err(_) if Errno::last() == Errno::EINTR => {}
+                Err(_) => return Received::Nothing,
+            }
         };
         // SAFETY: recvmsg has filled the header in.
         let sender = unsafe { take_control(&header) };

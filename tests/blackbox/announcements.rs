@@ -148,6 +148,9 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     container.touch("go");
     // One socket, one order: what the stranger sent has been read before this.
     says(&container, "web.1", "so far nothing");
+    // That is told, and once, however often it happens.
+    container.told("a notification of pid ");
+    assert_eq!(container.count_told("was ignored: it belongs to no service"), 1);
     assert_eq!(container.instance("web.1").state, StateName::Starting);
     container.until_ready("liar.1");
     container.touch("ready");
