@@ -511,6 +511,67 @@ fn without_the_right_to_trace_a_marker_is_read_as_its_user() {
     });
 }
 
+const NOBODY: u32 = 65_534;
+
+/// Not a run of ours, but it says so.
+fn forger(forest: &mut Forest, user: Option<&str>, of: RunId, command: &[OsString]) -> u32 {
+    let mut env = forest.stage.env.clone();
+    env.set(MARKER.as_ref(), &forest.trees.marker(&name(of), of)).unwrap();
+    let spawned = spawn::spawn(&Request { user, ..plain(command, &env) }).unwrap();
+    launched(&spawned).unwrap();
+    spawned.pid
+}
+
+#[test]
+fn a_marker_of_another_user_is_enough_to_be_ended_and_not_to_speak() {
+    in_both_ways(|forest| {
+        let web = run(0, 1);
+        let leader = forest.start(web, &actor("child setsid write-pid own sleep end sleep"));
+        let own = forest.pid_in("own");
+        let never_seen = forger(forest, Some("nobody"), web, &words("sleep 1000"));
+        assert_eq!(forest.trees.run_of(never_seen, NOBODY), None);
+        assert!(!forest.trees.set_main(web, never_seen));
+        // Root may do more than that.
+        let root = forger(forest, None, web, &words("sleep 1000"));
+        assert_eq!(forest.trees.run_of(root, 0), Some(web));
+        // One that firstmate has adopted, and has counted among the survivors.
+        let daemonises: Vec<OsString> = words("sh -c").into_iter().chain(["setsid sleep 1000 & exit 0".into()]).collect();
+        forger(forest, Some("nobody"), web, &daemonises);
+        let is_nobodys = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|text| text.contains("Uid:\t65534"));
+        let seen = until("it is counted", || {
+            forest.drain();
+            forest.trees.survivors(web).into_iter().find(|pid| *pid != never_seen && is_nobodys(pid))
+        });
+        assert_eq!(forest.trees.run_of(seen, NOBODY), None);
+        assert!(!forest.trees.set_main(web, seen));
+        // Who descends from the main process speaks for it as whatever user.
+        assert_eq!(forest.trees.run_of(own, NOBODY), Some(web));
+        assert_eq!(forest.trees.run_of(leader, NOBODY), Some(web));
+        assert!(forest.trees.set_main(web, own));
+        forest.trees.kill_tree(web);
+        until("it is ended", || {
+            forest.drain();
+            (!lives(seen)).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_marker_of_the_services_own_user_speaks_for_it() {
+    in_both_ways(|forest| {
+        let web = run(0, 1);
+        let mut env = forest.stage.env.clone();
+        env.set(MARKER.as_ref(), &forest.trees.marker(&name(web), web)).unwrap();
+        let argv = words("sleep 1000");
+        let spawned = spawn::spawn(&Request { user: Some("nobody"), ..plain(&argv, &env) }).unwrap();
+        launched(&spawned).unwrap();
+        forest.trees.started(web, &name(web), spawned.pid);
+        let daemon = forger(forest, Some("nobody"), web, &words("sleep 1000"));
+        assert_eq!(forest.trees.run_of(daemon, NOBODY), Some(web));
+        assert_eq!(forest.trees.run_of(daemon, 1), None);
+    });
+}
+
 fn nobody(forest: &mut Forest) -> u32 {
     let env = forest.stage.env.clone();
     let argv = words("sleep 1000");

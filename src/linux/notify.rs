@@ -5,19 +5,24 @@
 //! containers of a pod for instance; so a sender is known by nothing but the pid the kernel attaches (SCM_CREDENTIALS), which is 0 for
 //! a process outside of our PID namespace.
 //!
-//! Nothing here blocks. Descriptors that come along are closed before the next datagram is read: that is what `BARRIER=1` asks for, and
-//! a descriptor store firstmate has not.
+//! Nothing here blocks. Descriptors that come along are closed: that is what `BARRIER=1` asks for, and a descriptor store firstmate has
+//! not. Pipes and sockets are closed before the next datagram is read; whatever else it is, a thread closes, since closing a file of a
+//! network or FUSE file system may wait for a server that somebody has stopped.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::thread;
+use super::tree::random_token;
 use crate::engine::Announcement;
 
 /// A longer datagram is not looked at; what systemd takes (PIPE_BUF).
@@ -36,6 +41,7 @@ const CONTROL: usize = 128 + 4 * MOST_DESCRIPTORS;
 pub struct NotifySocket {
     socket: UnixDatagram,
     name: String,
+    closer: Closer,
 }
 
 /// A datagram that was whole.
@@ -43,6 +49,8 @@ pub struct NotifySocket {
 pub struct Datagram {
     /// The sender's pid in our PID namespace; 0 for one outside of it.
     pub pid: u32,
+    /// Its real user, in our user namespace.
+    pub uid: u32,
     /// What it said.
     pub text: Message,
 }
@@ -76,16 +84,17 @@ impl AsFd for NotifySocket {
 }
 
 impl NotifySocket {
-    /// Listens under a name that begins with `firstmate/` and ends with `token`, which nobody else has.
+    /// Listens under a name of its own that begins with `firstmate/`. Anybody may read it in /proc/net/unix, so it is not the token that
+    /// the markers of processes have.
     ///
     /// # Errors
     /// EADDRINUSE when somebody has it all the same; EMFILE, ENFILE, ENOMEM. See unix(7).
-    pub fn bind(token: &str) -> io::Result<Self> {
-        let name = format!("firstmate/notify/{token}");
+    pub fn bind() -> io::Result<Self> {
+        let name = format!("firstmate/notify/{}", random_token());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
         socket.set_nonblocking(true)?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
-        Ok(Self { socket, name })
+        Ok(Self { socket, name, closer: Closer::default() })
     }
 
     /// The value of NOTIFY_SOCKET: `@` stands for the NUL an abstract name begins with.
@@ -105,18 +114,23 @@ impl NotifySocket {
         header.msg_iov = &raw mut piece;
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL as _;
-        // SAFETY: both buffers have the lengths the header says and outlive the call.
-        let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
-        let Ok(length) = usize::try_from(got) else {
-            return if Errno::last() == Errno::EINTR { Received::Unreadable } else { Received::Nothing };
+        // Without room for them the kernel discards the descriptors by itself.
+        header.msg_controllen = if self.closer.has_room() { CONTROL } else { CREDENTIALS_ONLY } as _;
+        let length = loop {
+            // SAFETY: both buffers have the lengths the header says and outlive the call.
+            let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC) };
+            match usize::try_from(got) {
+                Ok(length) => break length,
+                Err(_) if Errno::last() == Errno::EINTR => {}
+                Err(_) => return Received::Nothing,
+            }
         };
         // SAFETY: recvmsg has filled the header in.
-        let pid = unsafe { take_control(&header) };
+        let sender = unsafe { take_control(&header, &self.closer) };
         let whole = header.msg_flags & libc::MSG_TRUNC == 0;
-        match (pid, text.get(..length)) {
-            (Some(pid), Some(text)) if whole => match Message::parse(text) {
-                Some(text) => Received::Datagram(Datagram { pid, text }),
+        match (sender, text.get(..length)) {
+            (Some((pid, uid)), Some(text)) if whole => match Message::parse(text) {
+                Some(text) => Received::Datagram(Datagram { pid, uid, text }),
                 None => Received::Unreadable,
             },
             _ => Received::Unreadable,
@@ -124,16 +138,20 @@ impl NotifySocket {
     }
 }
 
+/// Room for the credentials alone, which come first: see cmsg(3).
+// SAFETY: a calculation.
+const CREDENTIALS_ONLY: usize = unsafe { libc::CMSG_SPACE(size_of::<libc::ucred>() as u32) } as usize;
+
 /// As strictly aligned as a control message must be.
 #[repr(align(8))]
 struct Control([u8; CONTROL]);
 
-/// The sender's pid, and the end of every descriptor that came along.
+/// The sender's pid and user, and the end of every descriptor that came along.
 ///
 /// # Safety
 /// `header` is as recvmsg(2) left it, and its control buffer is alive.
-unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
-    let mut pid = None;
+unsafe fn take_control(header: &libc::msghdr, closer: &Closer) -> Option<(u32, u32)> {
+    let mut from = None;
     // SAFETY: the buffer is the header's own; the macros of cmsg(3) stay within the length the kernel wrote there.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);
@@ -144,11 +162,12 @@ unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
             match (one.cmsg_level, one.cmsg_type) {
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
                     let sender: libc::ucred = data.cast::<libc::ucred>().read_unaligned();
-                    pid = u32::try_from(sender.pid).ok();
+                    from = u32::try_from(sender.pid).ok().map(|pid| (pid, sender.uid));
                 }
                 (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
                     for index in 0..length / size_of::<RawFd>() {
-                        close(data.cast::<RawFd>().add(index).read_unaligned());
+                        // The kernel has just made it for us, and nobody else knows it.
+                        closer.close(OwnedFd::from_raw_fd(data.cast::<RawFd>().add(index).read_unaligned()));
                     }
                 }
                 _ => {}
@@ -156,19 +175,69 @@ unsafe fn take_control(header: &libc::msghdr) -> Option<u32> {
             at = libc::CMSG_NXTHDR(header, at);
         }
     }
-    pid
+    from
 }
 
-/// Closes a descriptor that somebody sent.
-fn close(fd: RawFd) {
-    let none = libc::linger { l_onoff: 0, l_linger: 0 };
-    // Closing the last descriptor of a socket that lingers waits for its peer, and who sends it here may want just that; see
-    // SO_LINGER in socket(7). What is no socket answers ENOTSOCK.
-    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
-    unsafe {
-        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_LINGER, (&raw const none).cast(), size_of::<libc::linger>() as _);
-        drop(OwnedFd::from_raw_fd(fd));
+/// Ends descriptors that somebody sent.
+#[derive(Debug, Default)]
+struct Closer(Arc<Mutex<ToClose>>);
+
+#[derive(Debug, Default)]
+struct ToClose {
+    waiting: Vec<OwnedFd>,
+    /// A thread is at it.
+    in_hand: bool,
+}
+
+/// No more descriptors are taken while so many wait: with those of one more datagram they stay far below the least limit of open files
+/// that is usual.
+const MOST_WAITING: usize = 64;
+/// For a thread that only closes.
+const STACK: usize = 64 << 10;
+
+impl Closer {
+    fn has_room(&self) -> bool {
+        lock(&self.0).waiting.len() < MOST_WAITING
     }
+
+    fn close(&self, fd: OwnedFd) {
+        if closes_at_once(&fd) {
+            return;
+        }
+        let mut to_close = lock(&self.0);
+        to_close.waiting.push(fd);
+        if !to_close.in_hand {
+            let shared = Arc::clone(&self.0);
+            // Where there may be no more threads they wait for the next one.
+            to_close.in_hand = thread::start("closes", STACK, move || close_all(&shared)).is_ok();
+        }
+    }
+}
+
+/// One after the other, until none is left. The lock is never held while one is closed.
+fn close_all(shared: &Mutex<ToClose>) {
+    loop {
+        let mut to_close = lock(shared);
+        let next = to_close.waiting.pop();
+        to_close.in_hand = next.is_some();
+        drop(to_close);
+        match next {
+            Some(fd) => drop(fd),
+            None => return,
+        }
+    }
+}
+
+fn lock(shared: &Mutex<ToClose>) -> MutexGuard<'_, ToClose> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether it is a socket, which then no longer lingers, or a pipe. Neither question reaches a file system.
+fn closes_at_once(fd: &OwnedFd) -> bool {
+    let none = libc::linger { l_onoff: 0, l_linger: 0 };
+    // Closing the last descriptor of a socket that lingers waits for its peer, and who sends it here may want just that; see SO_LINGER
+    // in socket(7). What is no socket answers ENOTSOCK, what is no pipe EBADF.
+    setsockopt(fd, sockopt::Linger, &none) != Err(Errno::ENOTSOCK) || fcntl(fd, FcntlArg::F_GETPIPE_SZ).is_ok()
 }
 
 impl Message {
@@ -345,8 +414,8 @@ mod tests {
         assert_eq!(Message::parse(b"STATUS=\xff\xfe\nREADY=1").unwrap().announcements.len(), 2);
     }
 
-    fn socket(name: &str) -> (NotifySocket, UnixDatagram) {
-        let socket = NotifySocket::bind(&format!("test-{}-{name}", std::process::id())).unwrap();
+    fn socket() -> (NotifySocket, UnixDatagram) {
+        let socket = NotifySocket::bind().unwrap();
         let sender = UnixDatagram::unbound().unwrap();
         sender.connect_addr(&SocketAddr::from_abstract_name(socket.address().trim_start_matches('@')).unwrap()).unwrap();
         (socket, sender)
@@ -358,14 +427,14 @@ mod tests {
 
     #[test]
     fn a_sender_is_known_and_what_is_too_long_is_not_looked_at() {
-        let (socket, sender) = socket("sender");
+        let (socket, sender) = socket();
         assert_eq!(socket.receive(), Received::Nothing);
         sender.send(b"READY=1").unwrap();
         sender.send(&[b'x'; LONGEST + 1]).unwrap();
         sender.send(b"\0\0\0").unwrap();
         sender.send(b"").unwrap();
         let text = Message { announcements: vec![Announcement::Ready], ..Message::default() };
-        assert_eq!(socket.receive(), Received::Datagram(Datagram { pid: std::process::id(), text }));
+        assert_eq!(socket.receive(), Received::Datagram(Datagram { pid: std::process::id(), uid: nix::unistd::getuid().as_raw(), text }));
         assert_eq!(socket.receive(), Received::Unreadable);
         assert_eq!(socket.receive(), Received::Unreadable);
         assert!(matches!(socket.receive(), Received::Datagram(_)));
@@ -382,7 +451,7 @@ mod tests {
 
     #[test]
     fn descriptors_that_come_along_are_closed() {
-        let (socket, sender) = socket("descriptors");
+        let (socket, sender) = socket();
         let (barrier, theirs) = std::io::pipe().unwrap();
         send_with(&sender, b"BARRIER=1", theirs.as_fd(), 1);
         send_with(&sender, b"FDSTORE=1", theirs.as_fd(), MOST_DESCRIPTORS);
@@ -409,7 +478,7 @@ mod tests {
         stream.set_nonblocking(true).unwrap();
         // As much as the peer, who reads nothing, leaves unacknowledged.
         while (&stream).write(&[0; 65_536]).is_ok() {}
-        let (socket, sender) = socket("lingers");
+        let (socket, sender) = socket();
         send_with(&sender, b"FDSTORE=1", stream.as_fd(), 1);
         drop(listener);
         let before = open_descriptors();
@@ -420,6 +489,41 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
         assert!(open_descriptors() <= before);
         drop(accepted);
+    }
+
+    #[test]
+    fn files_are_closed_aside() {
+        let (socket, sender) = socket();
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        for _ in 0..3 {
+            send_with(&sender, b"FDSTORE=1", file.as_fd(), 5);
+        }
+        for _ in 0..3 {
+            assert!(matches!(socket.receive(), Received::Datagram(_)));
+        }
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while !lock(&socket.closer.0).waiting.is_empty() || lock(&socket.closer.0).in_hand {
+            assert!(std::time::Instant::now() < deadline, "they are not closed");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn while_a_file_cannot_be_closed_few_others_are_held() {
+        let (socket, sender) = socket();
+        // The thread that closes is stuck.
+        lock(&socket.closer.0).in_hand = true;
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        let (barrier, theirs) = std::io::pipe().unwrap();
+        for _ in 0..5 {
+            send_with(&sender, b"READY=1", file.as_fd(), MOST_DESCRIPTORS);
+            assert!(matches!(socket.receive(), Received::Datagram(_)), "what is said is heard all the same");
+        }
+        assert_eq!(lock(&socket.closer.0).waiting.len(), MOST_DESCRIPTORS, "those of one datagram");
+        send_with(&sender, b"BARRIER=1", theirs.as_fd(), 1);
+        drop(theirs);
+        assert!(matches!(socket.receive(), Received::Datagram(_)));
+        assert_eq!(read_line(barrier.as_fd()), Line::Never, "and a barrier is passed");
     }
 
     #[test]
@@ -437,7 +541,7 @@ mod tests {
 
     #[test]
     fn an_outer_supervisor_is_told_and_never_waited_for() {
-        let (above, _) = socket("outer");
+        let (above, _) = socket();
         let outer = Outer::connect(std::ffi::OsStr::new(&above.address())).unwrap();
         let mut sent = 0;
         while outer.send("READY=1").unwrap() {

@@ -287,48 +287,70 @@ impl Trees {
         self.unclear.remove(&pid);
     }
 
-    /// The run that a process belongs to, if it is not gone: by parentage, session or marker, as everywhere here. A probe belongs to none.
+    /// The run for which a process that runs as the user `uid` may speak, if it is not gone. A probe speaks for none.
     ///
-    /// A process whose whole ancestry has died between its message and this look is known by its marker alone; one that is reaped is not
-    /// known any more.
+    /// Who descends from a living main process, or is in its session, does: nobody else can get there. What else tells whose process it
+    /// is (that it was seen in the tree, another session, its marker) rests on its environment in the end, which anybody may write, and
+    /// which every service can read: that is enough to end a process, and to speak only for root, firstmate's own user and those that
+    /// the main process runs as. One whose whole ancestry has died between its message and this look is among these; one that
+    /// is reaped is not known any more.
     #[must_use]
-    pub fn run_of(&mut self, pid: u32) -> Option<RunId> {
+    pub fn run_of(&mut self, pid: u32, uid: u32) -> Option<RunId> {
+        let (run, proven) = self.claim(pid)?;
+        let is_trusted = || {
+            let leader = self.runs.get(&run).filter(|tree| tree.leader_lives).map(|tree| tree.leader);
+            uid == 0 || uid == nix::unistd::geteuid().as_raw() || leader.is_some_and(|leader| user_ids(leader).contains(&uid))
+        };
+        (proven || is_trusted()).then_some(run)
+    }
+
+    /// Which run a process seems to belong to, and whether its own environment has nothing to do with that.
+    fn claim(&mut self, pid: u32) -> Option<(RunId, bool)> {
         let own = std::process::id();
         let mut at = pid;
         let mut seen = None;
+        let mut claimed = None;
         for _ in 0..GENERATIONS {
             if let Some(&run) = self.leaders.get(&at) {
-                return Some(run);
+                return Some((run, true));
             }
             if at <= 1 || at == own || self.probes.contains(&at) || !self.proc {
                 break;
             }
             let Some(stat) = read_stat(at) else { break };
             seen.get_or_insert(stat);
-            if let Some(member) = self.members.get(&at).filter(|member| member.started == stat.started) {
-                return Some(member.run);
-            }
             if stat.session != at
-                && let Some(run) = self.run_of_session(stat.session, stat.started)
+                && let Some(&run) = self.leaders.get(&stat.session)
             {
-                return Some(run);
+                // The main process is not reaped, so its session is nobody else's.
+                return Some((run, true));
+            }
+            if claimed.is_none() {
+                claimed = self.members.get(&at).filter(|member| member.started == stat.started).map(|member| member.run);
+            }
+            if claimed.is_none() && stat.session != at {
+                claimed = self.run_of_session(stat.session, stat.started);
             }
             at = stat.ppid;
         }
         if self.probes.contains(&at) || seen.is_none() {
             return None;
         }
+        if let Some(run) = claimed {
+            return Some((run, false));
+        }
         // Orphaned, and never seen before. Nothing of it is remembered: it need not be a child of ours.
         match self.read_marker(pid) {
-            Mark::Of(run) => Some(run),
+            Mark::Of(run) => Some((run, false)),
             Mark::None | Mark::Unreadable => None,
         }
     }
 
     /// Signals for the main process go to this member of the run's tree from now on, as long as it is there; see `MAINPID=` in
-    /// sd_notify(3). Returns false where it is no living member.
+    /// sd_notify(3). Returns false where it is no living member, or one that may not speak for the run.
     pub fn set_main(&mut self, run: RunId, pid: u32) -> bool {
-        if self.run_of(pid) != Some(run) {
+        let real = user_ids(pid).first().copied();
+        if real.and_then(|uid| self.run_of(pid, uid)) != Some(run) {
             return false;
         }
         let Some(stat) = read_stat(pid).filter(|stat| stat.lives) else { return false };
@@ -673,7 +695,17 @@ struct Process {
     session: u32,
 }
 
-fn random_token() -> String {
+/// The real, effective, saved and file-system user id of a process; see `Uid` in proc_pid_status(5). Nothing where it is gone.
+fn user_ids(pid: u32) -> Vec<u32> {
+    let mut buffer = [0_u8; 1024];
+    let Ok(length) = File::open(format!("/proc/{pid}/status")).and_then(|mut file| file.read(&mut buffer)) else { return Vec::new() };
+    let text = buffer.get(..length).unwrap_or_default();
+    let ids = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:")).unwrap_or_default();
+    ids.split(|&byte| byte == b'\t').filter_map(parse_number).collect()
+}
+
+/// 16 hexadecimal digits that nobody else has.
+pub(super) fn random_token() -> String {
     let mut bytes = [0_u8; 8];
     // SAFETY: `bytes` has room for its own length.
     let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };

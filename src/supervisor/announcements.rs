@@ -15,7 +15,6 @@ use crate::engine::{Announcement, Event, LaunchError, RunId};
 use crate::linux::notify::{Datagram, Line, NotifySocket, Outer, Received, read_line};
 use crate::linux::poll::{Interest, Poller};
 use crate::linux::spawn::Environment;
-use crate::linux::tree::Trees;
 use crate::observe::Level;
 
 /// Datagrams that are taken in one turn of the loop, so that a flood of them leaves the others their turn.
@@ -34,7 +33,7 @@ pub(super) struct Announcements {
     matched: Vec<RunId>,
     /// Runs about whose `MAINPID=` or `FDSTORE=1` something was said.
     complained: BTreeSet<RunId>,
-    told_of_strangers: bool,
+    told_of_refused: bool,
     above: Option<Above>,
 }
 
@@ -50,7 +49,7 @@ struct Above {
 
 impl Announcements {
     /// Listens where any service asks for it.
-    pub(super) fn new(services: &[Arc<Service>], trees: &Trees, poller: &Poller, output: &mut Output) -> Self {
+    pub(super) fn new(services: &[Arc<Service>], poller: &Poller, output: &mut Output) -> Self {
         let mut patterns = BTreeMap::new();
         for (index, service) in services.iter().enumerate() {
             if let Readiness::Log(text) = &service.ready {
@@ -61,7 +60,7 @@ impl Announcements {
                 }
             }
         }
-        let socket = if services.iter().any(|service| service.ready.is_notify()) { listen(trees, poller, output) } else { None };
+        let socket = if services.iter().any(|service| service.ready.is_notify()) { listen(poller, output) } else { None };
         let above = std::env::var_os(NOTIFY_SOCKET).and_then(|address| reach(&address, output));
         Self {
             socket,
@@ -69,7 +68,7 @@ impl Announcements {
             listening: BTreeSet::new(),
             matched: Vec::new(),
             complained: BTreeSet::new(),
-            told_of_strangers: false,
+            told_of_refused: false,
             above,
         }
     }
@@ -109,8 +108,8 @@ impl Announcements {
     }
 }
 
-fn listen(trees: &Trees, poller: &Poller, output: &mut Output) -> Option<NotifySocket> {
-    let listening = NotifySocket::bind(trees.token()).and_then(|socket| {
+fn listen(poller: &Poller, output: &mut Output) -> Option<NotifySocket> {
+    let listening = NotifySocket::bind().and_then(|socket| {
         poller.add(&socket, token(NOTIFY, 0), Interest::Read)?;
         Ok(socket)
     });
@@ -169,16 +168,22 @@ impl Supervisor {
             let Some(socket) = &self.announcements.socket else { return };
             match socket.receive() {
                 Received::Datagram(datagram) => self.notified(datagram),
-                Received::Unreadable => self.tell_of_stranger(None),
+                Received::Unreadable => self.tell_of_refused("a notification was ignored: it is too long, or is no text"),
                 Received::Nothing => return,
             }
         }
     }
 
     fn notified(&mut self, datagram: Datagram) {
-        let Datagram { pid, text } = datagram;
+        let Datagram { pid, uid, text } = datagram;
         let listens = |run: &RunId| self.services.get(run.instance.service.0).is_some_and(|service| service.ready.is_notify());
-        let Some(run) = self.trees.run_of(pid).filter(listens) else { return self.tell_of_stranger(Some(pid)) };
+        let Some(run) = self.trees.run_of(pid, uid).filter(listens) else {
+            let who = if pid == 0 { "a process outside of this PID namespace".to_owned() } else { format!("pid {pid} (user {uid})") };
+            return self.tell_of_refused(&format!(
+                "a notification of {who} was ignored: it belongs to no service with `ready = {{ notify = true }}`, or may not speak for \
+                 it, or has ended already"
+            ));
+        };
         // Its launch has succeeded, and that comes first.
         self.read_launch(run);
         self.events.extend(text.announcements.into_iter().map(|what| Event::Announced { run, what }));
@@ -200,12 +205,9 @@ impl Supervisor {
     }
 
     /// Once: whoever does so on purpose would fill the log.
-    fn tell_of_stranger(&mut self, pid: Option<u32>) {
-        if !std::mem::replace(&mut self.announcements.told_of_strangers, true) {
-            tracing::debug!(
-                ?pid,
-                "a notification of a process that belongs to no service with `notify`, or is gone, or unreadable, was ignored"
-            );
+    fn tell_of_refused(&mut self, what: &str) {
+        if !std::mem::replace(&mut self.announcements.told_of_refused, true) {
+            self.output.say(Level::Warn, &format!("{what}; others like it are not told"));
         }
     }
 

@@ -149,7 +149,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
 
     let own_oom_score_adj = own_oom_score_adj();
     let memory = Memory::new(&memory, &sender, &mut output);
-    let announcements = Announcements::new(&services, &trees, &poller, &mut output);
+    let announcements = Announcements::new(&services, &poller, &mut output);
     let mut supervisor = Supervisor {
         engine,
         origin,

@@ -13,6 +13,10 @@ both_ways![
     who_belongs_to_nobody_is_not_listened_to,
     a_silent_watchdog_restarts,
     who_was_paused_with_everything_else_was_not_silent,
+    who_asks_for_more_time_gets_it,
+    a_service_sets_its_own_watchdog_and_asks_for_it,
+    who_says_that_it_is_stopping_and_stays_is_ended,
+    a_flood_of_words_keeps_nobody_from_being_heard,
 ];
 
 fn says(container: &Container, name: &str, text: &str) {
@@ -120,7 +124,7 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     let container = Setup::new(
         r"
         [services.web]
-        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'print-env', 'WATCHDOG_USEC', 'wait-file', '{dir}/go', 'notify', 'STATUS=so far nothing', 'wait-file', '{dir}/ready', 'notify', 'READY=1', 'sleep']
+        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'print-env', 'WATCHDOG_USEC', 'print-env', 'FIRSTMATE_RUN', 'wait-file', '{dir}/go', 'notify', 'STATUS=so far nothing', 'wait-file', '{dir}/ready', 'notify', 'READY=1', 'sleep']
         ready = { notify = true }
         watchdog = '1h'
         [services.other]
@@ -133,7 +137,7 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     .place(place)
     .env("WATCHDOG_USEC", "17")
     .start();
-    until("the address is known", || (container.said_by("web.1").len() == 2).then_some(()));
+    until("the address is known", || (container.said_by("web.1").len() == 3).then_some(()));
     let said = container.said_by("web.1");
     assert!(said[0].starts_with("@firstmate/"), "{said:?}");
     assert_eq!(said[1], "3600000000");
@@ -141,10 +145,16 @@ fn who_belongs_to_nobody_is_not_listened_to(place: Place) {
     for text in ["READY=1", "STATUS=lies", "WATCHDOG=trigger", "STOPPING=1"] {
         let words = [actor.to_str().unwrap(), "notify-to", &said[0], text];
         assert!(container.foreign(&words).status().unwrap().success());
+        // Who knows the marker and is another user is no less a stranger.
+        let forged: Vec<&str> = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"].into_iter().chain(words).collect();
+        assert!(container.foreign(&forged).env("FIRSTMATE_RUN", &said[2]).status().unwrap().success());
     }
     container.touch("go");
     // One socket, one order: what the stranger sent has been read before this.
     says(&container, "web.1", "so far nothing");
+    // That is told, and once, however often it happens.
+    container.told("a notification of pid ");
+    assert_eq!(container.count_told("was ignored: it belongs to no service"), 1);
     assert_eq!(container.instance("web.1").state, StateName::Starting);
     container.until_ready("liar.1");
     container.touch("ready");
@@ -199,20 +209,138 @@ fn who_was_paused_with_everything_else_was_not_silent(place: Place) {
     let web = container.pid_of("web.1");
     container.signal("STOP");
     container.kill(web, "STOP");
-    let stopped = Instant::now();
-    until("both have stood still for the watchdog's time and far more", || (stopped.elapsed() > Duration::from_secs(4)).then_some(()));
+    // The watchdog's time, and far more.
+    pass(Duration::from_secs(4));
     container.signal("CONT");
     // It has done what was due before the service could say a word.
     assert_eq!(container.instance("web.1").run, 1);
     container.kill(web, "CONT");
-    let continued = Instant::now();
-    until("a watchdog's time has passed again", || (continued.elapsed() > Duration::from_millis(1_500)).then_some(()));
+    // Its time again.
+    pass(Duration::from_millis(1_500));
     let now = container.instance("web.1");
     assert_eq!((now.run, now.ready, now.restarts.total), (1, true, 0));
     assert!(container.lives(web));
     // And it is still watched.
     container.remove("well");
     container.told("web.1 said no WATCHDOG=1 within 1 s, ending it");
+    assert_eq!(container.stop(), 0);
+}
+
+fn pass(time: Duration) {
+    let began = Instant::now();
+    until("time has passed", || (began.elapsed() > time).then_some(()));
+}
+
+fn who_asks_for_more_time_gets_it(place: Place) {
+    let container = Setup::new(
+        r"
+        [firstmate]
+        stop_timeout = '20s'
+        [services.web]
+        command = ['{actor}', 'notify', 'EXTEND_TIMEOUT_USEC=25000000', 'wait-file', '{dir}/up', 'notify', 'READY=1', 'print-received', 'TERM',
+            'notify', 'EXTEND_TIMEOUT_USEC=15000000', 'wait-file', '{dir}/down', 'exit', '0']
+        ready = { notify = true }
+        start_timeout = '500ms'
+        stop_timeout = '500ms'
+        ",
+    )
+    .place(place)
+    .start();
+    container.told("web.1 started");
+    pass(Duration::from_millis(1_500));
+    assert_eq!(container.instance("web.1").state, StateName::Starting);
+    container.touch("up");
+    container.until_ready("web.1");
+    container.said("web.1", "listening for signals");
+    // A stop of everything, in which its own grace period is half a second.
+    container.signal("TERM");
+    container.said("web.1", "got SIGTERM");
+    pass(Duration::from_millis(1_500));
+    container.touch("down");
+    container.told("web.1 exited with code 0");
+    assert_eq!(container.code(), 0);
+    assert_eq!(container.count_told("SIGKILL to web.1"), 0);
+    assert_eq!(container.count_told("web.1 not ready within"), 0);
+}
+
+fn a_service_sets_its_own_watchdog_and_asks_for_it(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.silent]
+        command = ['{actor}', 'notify', 'WATCHDOG_USEC=300000\nREADY=1', 'sleep']
+        ready = { notify = true }
+        [services.asks]
+        command = ['{actor}', 'notify', 'READY=1', 'wait-file', '{dir}/go', 'notify', 'WATCHDOG=trigger', 'sleep']
+        ready = { notify = true }
+        ",
+    )
+    .place(place)
+    .start();
+    container.told("silent.1 said no WATCHDOG=1 within 300 ms, ending it");
+    container.until_ready("asks.1");
+    container.touch("go");
+    container.told("asks.1 asked to be ended (WATCHDOG=trigger)");
+    for name in ["silent.1", "asks.1"] {
+        container.until(name, "was restarted by its watchdog", |instance| instance.restarts.watchdog >= 1);
+    }
+    assert_eq!(container.stop(), 0);
+}
+
+fn who_says_that_it_is_stopping_and_stays_is_ended(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.web]
+        command = ['{actor}', 'notify', 'READY=1', 'wait-file', '{dir}/leave', 'notify', 'STOPPING=1', 'sleep']
+        ready = { notify = true }
+        stop_timeout = '400ms'
+        ",
+    )
+    .place(place)
+    .start();
+    let first = container.until_ready("web.1").run;
+    container.touch("leave");
+    container.told("web.1 not ready: it says that it is stopping");
+    container.told("web.1 said STOPPING=1 400 ms ago and is still there, ending it");
+    container.until("web.1", "is another run", |instance| instance.run > first && instance.restarts.watchdog >= 1);
+    let (_, why, _) = container.cli(&["why", "web"]);
+    assert!(why.contains("still there 400 ms after its STOPPING=1"), "{why}");
+    assert_eq!(container.stop(), 0);
+}
+
+fn a_flood_of_words_keeps_nobody_from_being_heard(place: Place) {
+    let container = Setup::new(
+        r"
+        [services.web]
+        command = ['{actor}', 'print-env', 'NOTIFY_SOCKET', 'notify', 'READY=1', 'ping', '100', '{dir}/well', 'sleep']
+        ready = { notify = true }
+        watchdog = '3s'
+        [services.loud]
+        command = ['{actor}', 'notify', 'READY=1', 'ping', '0', '{dir}/flood', 'print', 'done', 'sleep']
+        ready = { notify = true }
+        ",
+    )
+    .place(place)
+    .file("well", 0o644, "")
+    .file("flood", 0o644, "")
+    .start();
+    container.until_ready("web.1");
+    container.until_ready("loud.1");
+    let socket = container.said_by("web.1").remove(0);
+    let actor = container.dir().join("actor");
+    let flood = container.dir().join("flood");
+    let mut stranger =
+        container.foreign(&[actor.to_str().unwrap(), "ping", "0", flood.to_str().unwrap()]).env("NOTIFY_SOCKET", &socket).spawn().unwrap();
+    pass(Duration::from_secs(5));
+    // It is still there for everybody else.
+    let now = container.instance("web.1");
+    assert_eq!((now.ready, now.run, now.restarts.total), (true, 1, 0));
+    assert_eq!(stranger.try_wait().unwrap(), None, "the flood lasts");
+    assert_eq!(container.cli(&["restart", "web"]).0, 0);
+    container.until("web.1", "is ready again", |instance| instance.run == 2 && instance.ready);
+    container.remove("flood");
+    assert!(stranger.wait().unwrap().success());
+    container.said("loud.1", "done");
+    assert_eq!(container.count_told("was ignored"), 1);
     assert_eq!(container.stop(), 0);
 }
 

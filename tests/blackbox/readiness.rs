@@ -173,11 +173,16 @@ impl Tracer {
         assert_eq!(seized, 0, "{}", std::io::Error::last_os_error());
         Self(pid)
     }
+}
 
-    fn lets_go(self) {
-        // SAFETY: no status is asked for. What this process traces is shown to it as its children are.
-        let seen = unsafe { libc::syscall(libc::SYS_wait4, self.0, std::ptr::null::<i32>(), libc::__WALL, 0) };
-        assert_eq!(seen, i64::from(self.0));
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // SAFETY: numbers, and no status is asked for. What this process traces is shown to it as its children are, and its pid is its own
+        // until then.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::syscall(libc::SYS_wait4, self.0, std::ptr::null::<i32>(), libc::__WALL, 0);
+        }
     }
 }
 
@@ -205,7 +210,7 @@ fn a_probe_that_sigkill_does_not_end_is_not_joined_by_another(place: Place) {
     });
     let probes: Vec<i32> = container.processes().iter().filter(|process| process.name == "probe").map(|process| process.pid).collect();
     assert_eq!(probes, [pid]);
-    tracer.lets_go();
+    drop(tracer);
     until("there is another one", || (container.pid_in("probe") != pid).then_some(()));
     assert_eq!(container.stop(), 0);
 }

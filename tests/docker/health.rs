@@ -55,5 +55,8 @@ fn the_probe_is_quick_and_for_everybody() {
     took.sort_unstable();
     assert_eq!(took.len(), 20);
     println!("an exec probe took {} to {} µs, half of them at most {}", took[0], took[19], took[9]);
-    assert!(took[9] < 20_000, "{took:?} µs");
+    // The promise of 20 ms is for the machine alone; with other tests beside it half of them keep it, and no platform gives up on any:
+    // the shortest patience that Docker and Kubernetes take is a second.
+    assert!(took[9] < 20_000, "half of them: {took:?} µs");
+    assert!(took[19] < 1_000_000, "{took:?} µs");
 }

@@ -22,6 +22,13 @@ fn names(text: &str) -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
+/// The values that the label `cause` has in this text, in a series or in an expression.
+fn causes(text: &str) -> BTreeSet<String> {
+    let after = |sign: &str| text.split(sign).skip(1).filter_map(|rest| rest.split('"').next()).collect::<Vec<_>>();
+    let values = [after("cause=\""), after("cause=~\"")].concat();
+    values.iter().flat_map(|value| value.split('|')).map(str::to_owned).collect()
+}
+
 /// A cgroup of its own in one hierarchy of v1, removed at the end, when nobody is in it any more.
 struct Cgroup(PathBuf);
 
@@ -75,12 +82,24 @@ essential = false
         let unknown: Vec<_> = named.difference(&real).collect();
         assert!(unknown.is_empty(), "{file} names {unknown:?}, which is not in\n{page}");
     }
+    // A cause that is misspelt, or one that nobody thought of, is an alert that never comes.
+    let told = causes(&page);
+    assert!(told.len() > 4, "{page}");
+    for file in ["firstmate.rules.yml", "firstmate.rules.test.yml", "dashboard.json"] {
+        let named = causes(&read(file).replace("\\\"", "\""));
+        assert!(named.is_subset(&told), "{file} names {named:?}, and there are {told:?}");
+    }
+    let rules = causes(&read("firstmate.rules.yml"));
+    assert_eq!(told.difference(&rules).collect::<Vec<_>>(), ["oom"], "which has a counter and an alert of its own");
     // And the manual names all of them.
     let manual = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/http.md")).unwrap();
     let missing: Vec<_> = real.difference(&names(&manual)).cloned().collect();
     assert!(missing.is_empty(), "docs/http.md does not tell of {missing:?}");
     let untold: Vec<_> = names(&manual).difference(&real).filter(|name| *name != "firstmate_").cloned().collect();
     assert!(untold.is_empty(), "docs/http.md tells of {untold:?}, which are not there");
+    let row = manual.lines().find(|line| line.starts_with("| `firstmate_service_restarts_total`")).unwrap();
+    let words = row.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).map(str::to_owned);
+    assert_eq!(words.collect::<BTreeSet<_>>(), told, "{row}");
     drop(firstmate);
 }
 

@@ -117,7 +117,6 @@ fn five_hundred_hostile_connections_cost_bounded_memory_and_delay_nothing() {
     }
     let before = firstmate.pss();
     let mut most = before;
-    let mut answered = 0;
     let restarts = firstmate.instance("crash.1").restarts.total;
     for _ in 0..3 {
         let held = besiege(&firstmate);
@@ -140,11 +139,9 @@ fn five_hundred_hostile_connections_cost_bounded_memory_and_delay_nothing() {
             let answer = firstmate.get("/livez");
             if answer.ends_with("\r\n\r\nok") { Ok(()) } else { Err(answer) }
         });
-        answered += 1;
         most = most.max(firstmate.pss());
         drop(held);
     }
-    assert_eq!(answered, 3);
     assert!(firstmate.instance("crash.1").restarts.total > restarts);
     assert!(most < before + MEMORY, "{} KiB more than the {} KiB before", (most - before) / 1024, before / 1024);
 }

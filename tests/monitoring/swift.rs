@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use crate::firstmate::{Firstmate, PATIENCE, request, until};
+use crate::firstmate::{Firstmate, request, until};
 
 /// Over TCP; each on a connection of its own, as probers ask.
 const ENDPOINTS: [&str; 6] = ["/livez", "/readyz?verbose", "/startupz", "/healthz", "/metrics", "/status"];
@@ -56,8 +56,10 @@ fn everything_is_answered_while_fifty_services_crash() {
     });
     let (before, began) = (restarts(&firstmate), Instant::now());
     for (endpoint, took) in answers(&firstmate, 50) {
-        // A machine under test has other work; how fast it is, is measured by `make bench-endpoints`.
-        assert!(took.last().is_some_and(|slowest| *slowest < PATIENCE), "{endpoint}: {took:?}");
+        // A machine under test has other work, so this is loose: how fast it is, is measured by `make bench-endpoints`. A probe that takes
+        // longer than the slowest here has failed for most platforms, and for `firstmate check`.
+        assert!(took[44] < Duration::from_millis(250), "nine of ten: {endpoint}: {took:?}");
+        assert!(took[49] < Duration::from_secs(2), "{endpoint}: {took:?}");
     }
     // And they were not kept from crashing: the endpoints have no part in that.
     until("they crash on", || {

@@ -259,3 +259,48 @@ fn redis_keeps_its_data() {
     firstmate.stop();
     assert_order(&firstmate.said(), &["redis.1 ready", "stopping redis.1 with SIGTERM", "redis.1 exited with code 0", "ended with code 0"]);
 }
+
+/// While it reads its data it takes connections, and answers every command but a few with LOADING: a port that is open says nothing.
+#[test]
+fn redis_is_not_ready_while_it_loads() {
+    let sandbox = Sandbox::new("redis-loads", &["redis-server"]);
+    let conf = sandbox.copy_of("/etc/redis", "redis");
+    let data = sandbox.copy_of("/var/lib/redis", "data");
+    let mounts = format!(
+        "mount -t tmpfs none /run; mount -t tmpfs none /var/log; mount --bind {} /etc/redis; mount --bind {} /var/lib/redis",
+        conf.display(),
+        data.display()
+    );
+    let mut firstmate = start(&sandbox, "redis", &mounts, || pong(&ask_redis("PING")?));
+    let fill = "EVAL \"for key = 1, 3000 do redis.call('set', key, string.rep('x', 20)) end return redis.call('dbsize')\" 0";
+    assert_eq!(ask_redis(fill), Ok(":3000".to_owned()));
+    assert_eq!(ask_redis("SAVE"), Ok("+OK".to_owned()));
+    firstmate.stop();
+
+    // A millisecond for each key, and a look at the connections for every few of them.
+    let file = conf.join("redis.conf");
+    let text = std::fs::read_to_string(&file).unwrap() + "\nkey-load-delay 1000\nloading-process-events-interval-bytes 1024\n";
+    std::fs::write(&file, text).unwrap();
+    let mut firstmate = Firstmate::start(&sandbox, &procfiles().join("redis.toml"), &mounts);
+    let mut told = String::new();
+    let mut while_loading = 0;
+    until("it is ready", || {
+        let before = ask_redis("PING");
+        let instance = firstmate.instance("redis.1")?;
+        let loading = ask_redis("PING").is_ok_and(|answer| answer.starts_with("-LOADING"));
+        assert!(!(loading && instance.ready), "it was called ready while it loads\n{}", firstmate.log());
+        // Both before and after the look, so also in between.
+        if loading && before.is_ok_and(|answer| answer.starts_with("-LOADING")) {
+            while_loading += 1;
+            told = instance.why.clone().unwrap_or(told.clone());
+        }
+        if instance.ready { Ok(()) } else { Err(format!("{instance:?}")) }
+    });
+    assert!(while_loading > 3, "it loaded too fast to be seen: {while_loading}\n{}", firstmate.log());
+    assert!(told.contains("PING: LOADING Redis is loading the dataset in memory"), "{told}");
+    assert_eq!(ask_redis("DBSIZE"), Ok(":3000".to_owned()));
+    // Much later than the port was open: the data alone takes three seconds.
+    let loaded = firstmate.instance("redis.1").unwrap().ready_probe.unwrap();
+    assert!(loaded.failures > 3 && loaded.last_passed, "{loaded:?}");
+    firstmate.stop();
+}

@@ -511,9 +511,9 @@ impl World {
         match action {
             Action::Spawn { run } => self.spawn(*run),
             Action::Signal { run, signal } => {
-                let Some(process) = self.processes.get(run) else {
+                if !self.processes.contains_key(run) {
                     return Ok(()); // it has ended and the news is on its way
-                };
+                }
                 let notify = matches!(self.spec.services[run.instance.service.0].ready, Readiness::Notify { .. });
                 if notify && !self.well_behaved && self.voices.percent(30) {
                     let by = Duration::from_millis(self.voices.pick(&[50, 2_000, 15_000, u64::MAX / 1_000_000_000]));
