@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 /// Unmaps the program's code once, after the start. What is needed again comes back with a page fault each, from the page cache.
 ///
-/// Two thirds of it are for the start only: the command line, the file, the checks. The kernel would take those pages first when
+/// Two thirds of it are for the start only: the command line, the file, the checks; `src/start.ld` puts most of that apart. The kernel would take those pages first when
 /// memory runs short, and does (it took a third of them as soon as another process had filled a limit with page cache); until then
 /// they would count as firstmate's. Nothing is lost where it fails, or where the program's segments are not found.
 pub fn unmap_start_code() {
