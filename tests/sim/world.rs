@@ -266,9 +266,9 @@ impl World {
             self.summary.settled += 1;
             // And a stop then still ends everything.
             self.step(Event::Shutdown(ShutdownCause::Command))?;
-            let mut left = 100_000;
-            while self.exited.is_none() && left > 0 {
-                left -= 1;
+            // By the clock and not by steps: who has a watchdog of a millisecond says so two thousand times a second.
+            let give_up_at = self.now.after(Duration::from_secs(1_200));
+            while self.exited.is_none() && self.now < give_up_at {
                 if !self.advance()? {
                     break;
                 }
