@@ -581,25 +581,7 @@ impl Trees {
                 }
             }
         }
-        let mut found = Vec::new();
-        while let Some(pid) = queue.pop() {
-            if !seen.insert(pid) {
-                continue;
-            }
-            // Children first: if it still lives afterwards, the list was whole.
-            let children = kin.children(pid);
-            match read_stat(pid) {
-                // Its parent is one we came by, or it was orphaned meanwhile and is ours now.
-                Some(stat) if stat.lives && seen.contains(&stat.ppid) => {
-                    if !leader_lives || pid != leader {
-                        found.push(Process { pid, started: stat.started, session: stat.session });
-                    }
-                    queue.extend(children);
-                }
-                _ => drop(dead.insert(pid)),
-            }
-        }
-        found
+        descend(&mut kin, queue, seen, leader_lives.then_some(leader), dead)
     }
 
     /// Which run a process belongs to that is neither leader nor probe: a child of ours, or of one whose owner is not clear.
@@ -716,6 +698,30 @@ pub(super) fn random_token() -> String {
         bytes = [a, b, c, d, e, f, g, h];
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Who lives of these and of all below them, but for the leader. `seen` is whom the way has come by; who was seen dead has handed its
+/// children on, and is added to `dead`.
+fn descend(kin: &mut Kin, mut queue: Vec<u32>, mut seen: BTreeSet<u32>, leader: Option<u32>, dead: &mut BTreeSet<u32>) -> Vec<Process> {
+    let mut found = Vec::new();
+    while let Some(pid) = queue.pop() {
+        if !seen.insert(pid) {
+            continue;
+        }
+        // Children first: if it still lives afterwards, the list was whole.
+        let children = kin.children(pid);
+        match read_stat(pid) {
+            // Its parent is one we came by, or it was orphaned meanwhile and is ours now.
+            Some(stat) if stat.lives && seen.contains(&stat.ppid) => {
+                if leader != Some(pid) {
+                    found.push(Process { pid, started: stat.started, session: stat.session });
+                }
+                queue.extend(children);
+            }
+            _ => drop(dead.insert(pid)),
+        }
+    }
+    found
 }
 
 /// Who is whose child.

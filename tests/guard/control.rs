@@ -38,7 +38,7 @@ fn without_a_guard_the_kernel_kills_and_the_harness_counts_it() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_without_a_guard() {
     let rates = [Rate::PerSecond(20.0), Rate::PerSecond(100.0), Rate::PerSecond(400.0), Rate::PerSecond(1500.0), Rate::Flat];
     for rate in rates {

@@ -133,7 +133,7 @@ fn while_little_is_used_one_small_read_answers_for_all() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_cost() {
     let stage = many();
     let pid = stage.pid();
@@ -184,7 +184,7 @@ fn close_to_the_line_it_looks_often_and_does_not_grow() {
 
 /// 13,000 looks a minute. Whatever settles does so within a few of them: in the end there is a minute in which nothing grows.
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_closest_to_the_line() {
     let (stage, pid) = closest();
     let mut grown = Vec::new();

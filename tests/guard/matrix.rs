@@ -80,7 +80,7 @@ fn run_quiet(kinds: &[Trial], wrong: &mut Vec<String>) {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_cold_as_pid_1() {
     let mut wrong = Vec::new();
     LIMITS.iter().for_each(|&limit| run_cold(&kinds(&RATES, limit, Place::Init, Start::Cold), 1, &mut wrong));
@@ -88,7 +88,7 @@ fn matrix_cold_as_pid_1() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_cold_below_another_init() {
     let mut wrong = Vec::new();
     LIMITS.iter().for_each(|&limit| run_cold(&kinds(&RATES, limit, Place::Below, Start::Cold), 1, &mut wrong));
@@ -96,7 +96,7 @@ fn matrix_cold_below_another_init() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_after_quiet() {
     let mut wrong = Vec::new();
     LIMITS.iter().for_each(|&limit| run_quiet(&kinds(&RATES, limit, Place::Init, Start::Quiet(QUIET)), &mut wrong));
@@ -104,26 +104,26 @@ fn matrix_after_quiet() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_slow_as_pid_1() {
     run_slow(Place::Init, Start::Cold);
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_slow_below_another_init() {
     run_slow(Place::Below, Start::Cold);
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_slow_after_quiet() {
     run_slow(Place::Init, Start::Quiet(QUIET));
 }
 
 /// 64 MiB flat out is the physical edge: from the line to the limit there are a few milliseconds. Reported, not judged.
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_edge_of_64_mib() {
     for threads in [1, 2] {
         for manner in [Manner::Well, Manner::Deaf] {
@@ -136,7 +136,7 @@ fn matrix_edge_of_64_mib() {
 
 /// The burst nothing announces: from next to nothing, as fast as this machine can, between two looks.
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_bursts_from_nothing() {
     let mut wrong = Vec::new();
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -149,7 +149,7 @@ fn matrix_bursts_from_nothing() {
 
 /// Where there is least time with the settings as they are by default: from where a spike may turn to where it is too late there are 10 MiB.
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_small_and_flat_out() {
     let mut wrong = Vec::new();
     for start in [Start::Cold, Start::Quiet(Duration::from_millis(300))] {
@@ -163,7 +163,7 @@ fn matrix_small_and_flat_out() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_huge_pages() {
     let mut wrong = Vec::new();
     let huge = |limit, threads| Trial { huge: true, limit, threads, ..Trial::default() };
@@ -172,7 +172,7 @@ fn matrix_huge_pages() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_with_a_fifth_of_a_processor() {
     let mut wrong = Vec::new();
     for rate in [Rate::PerSecond(20.0), Rate::PerSecond(100.0), Rate::PerSecond(400.0), Rate::Flat] {
@@ -184,7 +184,7 @@ fn matrix_with_a_fifth_of_a_processor() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_beside_four_busy_loops() {
     let mut wrong = Vec::new();
     for rate in [Rate::PerSecond(20.0), Rate::PerSecond(100.0), Rate::PerSecond(400.0), Rate::PerSecond(1500.0), Rate::Flat] {
@@ -196,7 +196,7 @@ fn matrix_beside_four_busy_loops() {
 }
 
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_in_docker() {
     let mut wrong = Vec::new();
     for rate in std::iter::once(SLOW).chain(RATES) {

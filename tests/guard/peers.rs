@@ -141,7 +141,7 @@ fn under_monit_the_kernel_kills_what_the_guard_restarts() {
 
 /// Where a peer cannot be installed its line says so, in the table as well.
 #[test]
-#[ignore = "an hour; make guard-matrix"]
+#[ignore = "minutes; make guard-matrix"]
 fn matrix_peers() {
     let peers = [
         ("monit", "120s", monit("120s")),

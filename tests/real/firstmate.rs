@@ -200,7 +200,15 @@ impl Drop for Firstmate {
             if std::thread::panicking() {
                 eprintln!("{}", self.log());
             }
-            // With PID 1 everything in its namespace goes.
+            // With PID 1 everything in its namespace goes. To be sure it is told itself: one that has become another user has lost the signal
+            // that its parent's death would send; see PR_SET_PDEATHSIG in prctl(2). Only `unshare` waits for it, so that as long as it is a
+            // child there the pid is its own.
+            let outer = self.child.id();
+            let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap_or_default();
+            if children.split_whitespace().any(|child| child.parse() == Ok(self.pid)) {
+                // SAFETY: no memory is involved.
+                unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

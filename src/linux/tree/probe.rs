@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 
-use super::{Kin, Process, ROUNDS, Signal, Trees, open_environment, read_at_once, read_stat, signal_exactly, signal_leader};
+use super::{Kin, Process, ROUNDS, Signal, Trees, descend, open_environment, read_at_once, read_stat, signal_exactly, signal_leader};
 use crate::engine::spec::Scope;
 
 /// The processes of one exec probe.
@@ -116,25 +116,7 @@ impl Trees {
             }
         }
         queue.extend(probe.leader);
-        let mut seen = BTreeSet::from([own]);
-        let mut found = Vec::new();
-        while let Some(pid) = queue.pop() {
-            if !seen.insert(pid) {
-                continue;
-            }
-            // Children first: if it still lives afterwards, the list was whole.
-            let children = kin.children(pid);
-            match read_stat(pid) {
-                Some(stat) if stat.lives && seen.contains(&stat.ppid) => {
-                    if probe.leader != Some(pid) {
-                        found.push(Process { pid, started: stat.started, session: stat.session });
-                    }
-                    queue.extend(children);
-                }
-                _ => drop(dead.insert(pid)),
-            }
-        }
-        (found, clear)
+        (descend(&mut kin, queue, BTreeSet::from([own]), probe.leader, dead), clear)
     }
 }
 
