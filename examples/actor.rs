@@ -10,7 +10,7 @@
 //! `orphans-at-once N` (dead ones, all handed over in one moment) · `print-received SIGNAL` (each signal that comes, up to that one) ·
 //! `print-tty` · `answer ADDRESS FILE` (to every question with what is in the file, and hangs up; says nothing while there is none; prints
 //! how many visitors are there at once; ADDRESS is a port, the path of a socket, or `@NAME`) · `full ADDRESS` (a queue that takes nobody) ·
-//! `notify TEXT` (to $NOTIFY_SOCKET; `\n` is a newline, `%p` its pid) `notify-to ADDRESS TEXT` `notify-barrier` (and says so once it is
+//! `pace N MS` (N lines a second for so long, each of 100 bytes, numbered) · `notify TEXT` (to $NOTIFY_SOCKET; `\n` is a newline, `%p` its pid) `notify-to ADDRESS TEXT` `notify-barrier` (and says so once it is
 //! passed) `ping MS FILE` (WATCHDOG=1 every so often while the file exists) · `write-fd N TEXT` `close-fd N`
 
 use std::ffi::CString;
@@ -41,6 +41,25 @@ fn main() -> ExitCode {
     }
 }
 
+/// Lines at a steady rate, a millisecond's worth at a time.
+fn pace(per_second: u64, time: Duration) -> Result<(), Failure> {
+    let began = std::time::Instant::now();
+    let all = per_second.saturating_mul(u64::try_from(time.as_millis())?) / 1000;
+    let mut written = 0;
+    while written < all {
+        let due = per_second.saturating_mul(u64::try_from(began.elapsed().as_micros())?) / 1_000_000;
+        let mut text = String::new();
+        while written < due.min(all) {
+            text += &format!("{:.<99}\n", format!("line {written} "));
+            written += 1;
+        }
+        io::stdout().write_all(text.as_bytes())?;
+        // SAFETY: no descriptors.
+        unsafe { libc::poll(std::ptr::null_mut(), 0, 1) };
+    }
+    Ok(())
+}
+
 /// `script` is last word first.
 fn act(mut script: Vec<String>) -> Result<u8, Failure> {
     while let Some(verb) = script.pop() {
@@ -53,6 +72,7 @@ fn act(mut script: Vec<String>) -> Result<u8, Failure> {
                     say(&format!("line {n}"))?;
                 }
             }
+            "pace" => pace(word()?.parse()?, Duration::from_millis(word()?.parse()?))?,
             "print-env" => say(&std::env::var(word()?).unwrap_or_else(|_| "(unset)".to_owned()))?,
             "print-fds" => say(&descriptors()?)?,
             "print-signals" => {

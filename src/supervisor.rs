@@ -6,12 +6,16 @@
 
 mod announcements;
 mod environment;
-mod last_lines;
+mod log_book;
+mod log_ring;
 mod measure;
 mod memory;
+mod names;
 mod output;
 mod probes;
+mod reading;
 mod setup;
+mod siblings;
 mod single;
 mod verbs;
 
@@ -28,7 +32,8 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{Http, Loaded};
 use crate::engine::spec::{Command, Readiness, Scope, Service};
 use crate::engine::{
-    Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, RunId, ShutdownCause, Signal, Stage, Timestamp,
+    Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, Reach, RunId, ShutdownCause, Signal, Stage,
+    Timestamp,
 };
 use crate::linux::alarm::Alarm;
 use crate::linux::footprint::unmap_start_code;
@@ -43,10 +48,11 @@ use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::{Died, Sent, Trees};
 use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream, last_words};
-use crate::server::SocketPath;
+use crate::server::{Reply, SocketPath, Variables};
 
 use announcements::{A_TURN, Announcements, EVERYTHING};
 use environment::Environments;
+pub use environment::of_command;
 use measure::Gauges;
 use memory::Memory;
 use output::Output;
@@ -62,6 +68,8 @@ pub struct Options {
     pub http: Option<Http>,
     /// Overrules the file's `socket`.
     pub socket: Option<SocketPath>,
+    /// Lines have no time.
+    pub no_timestamp: bool,
 }
 
 // Classes of poller tokens, in their highest byte; the rest is a pid where nothing else is said.
@@ -147,6 +155,8 @@ enum Message {
     Grown(Grown),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
+    /// Somebody wants to see an instance's environment.
+    Environment { name: String, values: bool, reply: oneshot::Sender<Result<Variables, Reply>> },
 }
 
 struct Supervisor {
@@ -179,6 +189,8 @@ struct Supervisor {
     memory: Memory,
     gauges: Gauges,
     interrupted: bool,
+    /// The number of the last one of which those who read along know.
+    last_incident: u64,
     /// Where the last words go, if anywhere.
     termination_log: Option<TerminationLog>,
     last_words: LastWords,
@@ -230,6 +242,8 @@ impl Supervisor {
             }
             self.settle();
         }
+        self.output.flush();
+        self.output.books.close().await;
         self.leave()
     }
 
@@ -330,10 +344,14 @@ impl Supervisor {
             Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Grown(grown) => self.grown(grown),
             Message::Ecs(answer) => self.ecs_answered(answer),
+            Message::Environment { name, values, reply } => {
+                // Who asked may be gone by now.
+                let _ = reply.send(self.environment_of(&name, values));
+            }
             Message::Asked(asked) => {
                 let now = self.now();
-                let event = self.desk.take(asked, &self.engine.borrow(), now);
-                self.events.extend(event);
+                let events = self.desk.take(asked, &self.engine.borrow(), now);
+                self.events.extend(events);
             }
         }
     }
@@ -354,12 +372,16 @@ impl Supervisor {
             self.spawn_all();
             self.actions = actions;
         }
+        self.output.books.incidents(&self.engine.borrow(), &mut self.last_incident);
         let now = self.now();
         self.desk.settle(&self.engine.borrow(), now);
         self.tell_outer();
     }
 
     fn tell(&mut self, notice: &Notice) {
+        if let Notice::Scaled { service, .. } = notice {
+            self.output.fit(*service, self.engine.borrow().instances_wanted(*service));
+        }
         let text = self.output.notice(notice);
         if let Notice::Over { why, .. } = notice {
             let blamed = self.engine.borrow().to_blame(why);
@@ -368,7 +390,7 @@ impl Supervisor {
                 // Of all the others the notice names the one that is to blame.
                 sentence = format!("{sentence}; {} failed", self.output.instance_name(id));
             }
-            let blamed = blamed.map(|id| (self.output.instance_name(id).to_owned(), self.output.last_lines.of(id)));
+            let blamed = blamed.map(|id| (self.output.instance_name(id).to_owned(), self.output.books.lines.borrow().last_words(id)));
             self.last_words = LastWords { sentence, blamed };
         }
     }
@@ -384,6 +406,7 @@ impl Supervisor {
                 let sent = self.trees.stop(run, signal, scope);
                 self.tell_refused(run, &sent);
             }
+            Action::Send { run, signal, to } => self.send_asked(run, signal, to),
             Action::KillTree { run } => {
                 self.sends_kill(run);
                 self.memory.kill_cgroup(run);
@@ -397,6 +420,23 @@ impl Supervisor {
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),
         }
+    }
+
+    /// An operator's signal; whoever asked is told what became of it.
+    fn send_asked(&mut self, run: RunId, signal: Signal, to: Reach) {
+        if signal == Signal::KILL {
+            self.sends_kill(run);
+        }
+        let sent = match to {
+            Reach::Main => self.trees.signal(run, signal, Scope::Main),
+            Reach::Tree => self.trees.signal_all(run, signal),
+        };
+        self.desk.sent(run, signal, &sent);
+        let (name, processes) = (self.output.instance_name(run.instance), sent.reached);
+        let plural = if processes == 1 { "" } else { "es" };
+        let text = format!("{signal} was sent to {processes} process{plural} of {name}, as an operator asked");
+        self.output.say(Level::Info, &text);
+        self.tell_refused(run, &sent);
     }
 
     /// Starts everything that is to be started: first every fork, then everything there is to note down about them.
@@ -445,7 +485,7 @@ impl Supervisor {
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
         let pid = spawned.pid;
         self.trees.started(run, self.output.instance_name(run.instance), pid);
-        self.output.last_lines.forget(run.instance);
+        self.output.books.lines.borrow_mut().new_run(run.instance);
         self.owners.insert(pid, Owner::Run(run));
         let mut streams = [None, None];
         for (place, (fd, stream)) in streams.iter_mut().zip([(spawned.stdout, Stream::Out), (spawned.stderr, Stream::Err)]) {

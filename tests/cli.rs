@@ -11,10 +11,10 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use firstmate::engine::Incidents;
-use firstmate::engine::status::{Phase, Status};
-use firstmate::server::{Answer, Limits, Reply, Request, Verdict};
-use stand::{Answering, Directory, INCIDENTS, Stand, healthy, measured, stack};
+use firstmate::engine::status::{Phase, RollingStatus, Status};
+use firstmate::engine::{Incidents, Reach, Signal, Verb};
+use firstmate::server::{Answer, Limits, Patience, Reply, Request, Scale, Verdict, Wish};
+use stand::{Answering, Directory, INCIDENTS, Stand, healthy, measured, stack, wish};
 
 /// Exit code, stdout and stderr.
 type Ended = (i32, String, String);
@@ -57,11 +57,11 @@ fn status_shows_the_table_and_its_exit_code_is_the_verdict() {
     assert_eq!(on(&stand, &["status", "nginx", "migrate"]).0, 0);
     assert_eq!(on(&stand, &["status", "worker.1"]), say(0, "worker.1  RUNNING    pid 31, uptime 0:04:03, ready\n", ""));
     assert_eq!(on(&stand, &["status", "worker"]).0, 3);
-    let unknown = "error: no service or instance is called `ngnix`\n  = help: did you mean `nginx`?\n";
+    let unknown = "error: no service, instance or group is called `ngnix`\n  = help: did you mean `nginx`?\n";
     assert_eq!(on(&stand, &["status", "ngnix"]), say(4, "", unknown));
     let (code, stdout, stderr) = on(&stand, &["status", "nginx", "zzz\n"]);
     assert_eq!((code, stdout.lines().count()), (4, 1));
-    assert_eq!(stderr, "error: no service or instance is called `zzz\\n`\n  = help: there are: nginx, redis, worker, migrate\n");
+    assert_eq!(stderr, "error: no service, instance or group is called `zzz\\n`\n  = help: there are: nginx, redis, worker, migrate\n");
     // --socket wins over the environment.
     let mut command = command(&["status", "nginx", "--socket", stand.path().to_str().unwrap()]);
     command.env("FIRSTMATE_SOCKET", "/nowhere");
@@ -198,15 +198,18 @@ d.1: ERROR (cannot start: executing /srv/app: ENOENT\\n)
 ";
     let stand = Stand::answering(stack(), all);
     assert_eq!(on(&stand, &["stop", "a b", "c&d=1"]), say(1, lines, ""));
-    assert_eq!(stand.requests.try_recv().unwrap(), Request::Stop(vec!["a b".to_owned(), "c&d=1".to_owned()]));
+    assert_eq!(stand.requests.try_recv().unwrap(), wish(Verb::Stop, &["a b", "c&d=1"]));
     assert_eq!(on(&stand, &["restart", "all"]), say(1, lines, ""));
-    assert_eq!(stand.requests.try_recv().unwrap(), Request::Restart(vec!["all".to_owned()]));
+    assert_eq!(stand.requests.try_recv().unwrap(), wish(Verb::Restart, &["all"]));
 
     let stand = Stand::answering(stack(), Reply::Done { instances: vec![answer("web.1", Verdict::Stopped)] });
     assert_eq!(on(&stand, &["stop", "web"]), say(0, "web.1: stopped\n", ""));
 
     let stand = Stand::answering(stack(), Reply::UnknownName { name: "wbe".to_owned(), suggestion: Some("web".to_owned()) });
-    assert_eq!(on(&stand, &["stop", "wbe"]), say(4, "", "error: no service or instance is called `wbe`\n  = help: did you mean `web`?\n"));
+    assert_eq!(
+        on(&stand, &["stop", "wbe"]),
+        say(4, "", "error: no service, instance or group is called `wbe`\n  = help: did you mean `web`?\n")
+    );
 
     let stand = Stand::answering(stack(), Reply::Refused { why: "firstmate is stopping".to_owned() });
     assert_eq!(on(&stand, &["restart", "web"]), say(1, "", "error: cannot restart: firstmate is stopping\n"));
@@ -214,6 +217,137 @@ d.1: ERROR (cannot start: executing /srv/app: ENOENT\\n)
     let stand = Stand::with(stack(), Limits::default(), Answering::Dropped, None);
     let gone = "error: cannot stop: firstmate is going away and did not finish this\n";
     assert_eq!(on(&stand, &["stop", "web"]), say(1, "", gone));
+}
+
+#[test]
+fn every_verb_asks_for_what_its_arguments_say() {
+    let scaled = Verdict::Scaled { from: 2, to: 4, in_file: 2 };
+    let signalled = |processes| Verdict::Signalled { signal: "SIGHUP".to_owned(), processes };
+    let answer = |instance: &str, verdict| Answer { instance: instance.to_owned(), verdict };
+    let all = [
+        answer("web", scaled),
+        answer("web.3", Verdict::Begun),
+        answer("web.4", Verdict::Removed),
+        answer("a.1", signalled(1)),
+        answer("a.2", signalled(3)),
+    ];
+    let stand = Stand::answering(stack(), Reply::Done { instances: all.to_vec() });
+    let lines = "\
+web: 4 instances, 2 before; the file says 2, which holds again when firstmate is started anew
+web.3: on its way
+web.4: removed
+a.1: signalled (SIGHUP)
+a.2: signalled (SIGHUP, 3 processes)
+";
+    assert_eq!(on(&stand, &["scale", "web=4", "a=2", "--no-wait"]), say(0, lines, ""));
+    let services = vec![("web".to_owned(), 4), ("a".to_owned(), 2)];
+    assert_eq!(stand.requests.try_recv().unwrap(), Request::Scale(Scale { services, patience: Patience::None }));
+    let asked = |arguments: &[&str]| {
+        let (code, _, stderr) = on(&stand, arguments);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        stand.requests.try_recv().unwrap()
+    };
+    let with = |verb, patience| Request::Wish(Wish { verb, names: vec!["a".to_owned()], patience });
+    assert_eq!(asked(&["restart", "--rolling", "a"]), wish(Verb::Roll, &["a"]));
+    assert_eq!(asked(&["stop", "a", "--no-wait"]), with(Verb::Stop, Patience::None));
+    assert_eq!(asked(&["start", "a", "--timeout", "1m"]), with(Verb::Start, Patience::AtMost(Duration::from_secs(60))));
+    assert_eq!(asked(&["restart", "a", "--timeout", "1.5"]), with(Verb::Restart, Patience::AtMost(Duration::from_millis(1_500))));
+    assert_eq!(asked(&["reload", "a"]), wish(Verb::Reload, &["a"]));
+    let signal = |signal, to| wish(Verb::Signal { signal, to }, &["a"]);
+    assert_eq!(asked(&["signal", "sighup", "a"]), signal(Signal::HUP, Reach::Main));
+    assert_eq!(asked(&["signal", "RTMIN+3", "a", "--all-processes"]), signal(Signal::from_number(37).unwrap(), Reach::Tree));
+    // Nothing of it is shown to a pipe but the end.
+    for wrong in [&["reload"][..], &["signal", "HUP"], &["scale"], &["scale", "web=two"], &["stop", "a", "--timeout", "soon"]] {
+        let (code, stdout, stderr) = on(&stand, wrong);
+        assert!((code, stdout.as_str()) == (2, "") && stderr.starts_with("error: "), "{wrong:?}: {stderr}");
+    }
+    assert!(stand.requests.try_recv().is_err());
+}
+
+#[test]
+fn status_knows_groups_and_says_what_is_not_as_in_the_file() {
+    let mut status = healthy();
+    status.services[0].groups = vec!["front".to_owned()];
+    status.services[2].groups = vec!["back".to_owned(), "front".to_owned()];
+    status.services[2].instances_in_file = Some(1);
+    status.services[2].rolling = Some(RollingStatus { now: Some("worker.1".to_owned()), left: vec!["worker.2".to_owned()] });
+    let stand = Stand::new(status.clone());
+    let (code, stdout, stderr) = on(&stand, &["status", "front"]);
+    let names: Vec<&str> = stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!((code, names), (3, vec!["nginx.1", "worker.1", "worker.2"]));
+    assert_eq!(stderr, "worker: scaled at run time; the file says 1\nworker: rolling restart: worker.1 now, then worker.2\n");
+    assert_eq!(on(&stand, &["status", "nginx"]).2, "");
+    let (code, _, stderr) = on(&stand, &["status", "frnot"]);
+    assert_eq!((code, stderr.as_str()), (4, "error: no service, instance or group is called `frnot`\n  = help: did you mean `front`?\n"));
+    let (_, json, _) = on(&stand, &["status", "--json"]);
+    assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+}
+
+#[test]
+fn a_watched_status_is_shown_again_and_again_until_the_reader_has_enough() {
+    let stand = Stand::new(stack());
+    let mut command = command(&["status", "--watch", "nginx"]);
+    command.env("FIRSTMATE_SOCKET", stand.socket.to_os_string()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let line = "nginx.1  RUNNING    pid 31, uptime 0:04:03, ready\n";
+    let expected = format!("{line}\n{line}");
+    let mut shown = vec![0; expected.len()];
+    child.stdout.take().unwrap().read_exact(&mut shown).unwrap();
+    assert_eq!(String::from_utf8(shown).unwrap(), expected);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(on(&stand, &["status", "--watch", "ngnix"]).0, 4);
+    assert_eq!(on(&stand, &["status", "--watch", "--json"]).0, 2);
+}
+
+/// What a terminal of 40 columns and 5 rows shows, up to a text that must come.
+fn on_a_terminal(stand: &Stand, arguments: &[&str], awaited: &str) -> String {
+    let size = nix::pty::Winsize { ws_row: 5, ws_col: 40, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = nix::pty::openpty(&size, None).unwrap();
+    let mut command = command(arguments);
+    command.env("FIRSTMATE_SOCKET", stand.socket.to_os_string()).env("TERM", "xterm").env("NO_COLOR", "1");
+    command.stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut master = std::fs::File::from(pty.master);
+    let (sender, pieces) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // The end of a terminal is an error: EIO.
+        while let Ok(count @ 1..) = master.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut shown = String::new();
+    while !shown.contains(awaited) {
+        let piece = pieces.recv_timeout(Duration::from_secs(20)).unwrap_or_else(|_| panic!("{awaited:?} is not shown: {shown:?}"));
+        shown.push_str(&String::from_utf8(piece).unwrap());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    shown
+}
+
+#[test]
+fn a_terminal_shows_how_far_a_verb_is() {
+    let stand = Stand::with(stack(), Limits::default(), Answering::Held, None);
+    let shown = on_a_terminal(&stand, &["stop", "nginx"], "nginx.1 run");
+    assert!(shown.starts_with("\r\x1b[Kstop: 0 of 1 done, ") && shown.contains(" s; nginx.1 run"), "{shown:?}");
+    // Cut to what fits, so that it stays one line.
+    let shown = on_a_terminal(&stand, &["start", "redis"], "redis.1 run");
+    let lines: Vec<&str> = shown.split("\r\x1b[K").skip(1).collect();
+    assert!(lines.iter().all(|line| line.starts_with("start: 0 of 1 done, ") && line.chars().count() == 39), "{shown:?}");
+}
+
+#[test]
+fn a_watched_status_stays_on_its_screen() {
+    let stand = Stand::new(stack());
+    let shown = on_a_terminal(&stand, &["status", "--watch"], "\x1b[J");
+    let screen = "\x1b[2J\x1b[Hnginx.1    RUNNING    pid 31, uptime 0:\x1b[K\r\nredis.1    RUNNING    pid 31, uptime 0:\x1b[K\r\n\
+                  worker.1   RUNNING    pid 31, uptime 0:\x1b[K\r\n... and 2 more\x1b[K\r\n\x1b[J";
+    assert_eq!(shown, screen);
 }
 
 #[test]
@@ -299,7 +433,7 @@ fn nobody_there_lists_where_it_looked() {
     let message = "\
 error: no firstmate answers; looked at
   /nowhere/x.sock: is not there
-  = help: is firstmate running here? name its socket with --socket or $FIRSTMATE_SOCKET
+  = help: `firstmate start` runs the file of this directory; one that runs elsewhere is named with --socket or $FIRSTMATE_SOCKET
 ";
     assert_eq!(ended(absent), say(4, "", message));
 
@@ -339,7 +473,8 @@ fn answered_with(bytes: &'static [u8], arguments: &[&str]) -> Ended {
 
 #[test]
 fn odd_peers_are_reported() {
-    let broken = |why: &str| say(4, "", &format!("error: cannot talk to the firstmate on PLACE: {why}\n"));
+    let broken =
+        |why: &str| say(4, "", &format!("error: cannot talk to the firstmate on PLACE: {why}\n  = help: is that socket firstmate's?\n"));
     assert_eq!(answered_with(b"", &["status"]), broken("it closed the connection without an answer"));
     assert_eq!(answered_with(b"+PONG\r\n", &["status"]), broken("the answer is not HTTP"));
     assert_eq!(answered_with(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", &["status"]), broken("the answer was cut off"));
@@ -395,9 +530,13 @@ fn start_with_names_asks_the_one_that_runs() {
     let started = Reply::Done { instances: vec![Answer { instance: "web.1".to_owned(), verdict: Verdict::Started }] };
     let stand = Stand::answering(stack(), started);
     assert_eq!(on(&stand, &["start", "web"]), say(0, "web.1: started\n", ""));
-    assert_eq!(stand.requests.try_recv().unwrap(), Request::Start(vec!["web".to_owned()]));
+    assert_eq!(stand.requests.try_recv().unwrap(), wish(Verb::Start, &["web"]));
     // What a running one was started with cannot be changed by the way.
-    assert_eq!(on(&stand, &["start", "web", "-p", "5000"]).0, 2);
+    for option in ["-p=5000", "--memory-limit=1G", "-m=web=2", "-x=web", "--restart", "--no-timestamp", "-d=/", "--http=off"] {
+        let (code, _, stderr) = on(&stand, &["start", "web", option]);
+        let message = format!(", which cannot be given {} by the way\n", option.split('=').next().unwrap());
+        assert!(code == 2 && stderr.contains("names go to the firstmate that runs already") && stderr.contains(&message), "{stderr}");
+    }
     assert!(stand.requests.try_recv().is_err());
 
     let mut absent = command(&["start", "web"]);
@@ -405,9 +544,19 @@ fn start_with_names_asks_the_one_that_runs() {
     let message = "\
 error: no firstmate answers; looked at
   /nowhere/x.sock: is not there
-  = help: names are started in a firstmate that runs already; `firstmate start` without names runs the file
+  = help: names are started in a firstmate that runs already, or are services of a file, of which there is none here: name one with -f FILE
 ";
+    let empty = Directory::new();
+    absent.current_dir(empty.path());
     assert_eq!(ended(absent), say(4, "", message));
+
+    // It cannot be told that nobody is there: no reason to start the same services a second time.
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("Procfile"), "web: true\n").unwrap();
+    let mut unsure = command(&["start", "web"]);
+    unsure.current_dir(directory.path()).env("FIRSTMATE_SOCKET", format!("/{}", "x".repeat(200)));
+    let (code, stdout, stderr) = ended(unsure);
+    assert!((code, stdout.as_str()) == (4, "") && stderr.contains("there is one that does not answer; name its socket"), "{stderr}");
 }
 
 #[test]
@@ -421,6 +570,19 @@ fn a_mistyped_command_is_not_taken_for_a_program() {
     assert_eq!(ended(command(&["--"])), say(2, "", message));
     let (code, _, stderr) = ended(command(&["--http", "9180"]));
     assert!(code == 2 && stderr.contains("an address is like 0.0.0.0:9180 or [::]:9180; or off"), "{stderr}");
+}
+
+#[test]
+fn check_config_on_a_procfile_says_what_foreman_check_says() {
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("Procfile"), "web: ./web\n# remark\nworker: ./worker\nticker ./ticker\n").unwrap();
+    let mut check = command(&["check-config"]);
+    check.current_dir(directory.path());
+    let (code, stdout, stderr) = ended(check);
+    assert!(code == 0 && stdout.starts_with("valid procfile detected (web, worker)\n"), "{stdout}");
+    assert!(stdout.ends_with("/Procfile: ok, 2 services, 2 instances, 1 warning\n") && stdout.lines().count() == 2, "{stdout}");
+    // What foreman skips without a word.
+    assert!(stderr.starts_with("warning: this line is not `name: command` and is skipped\n --> Procfile:4:1\n"), "{stderr}");
 }
 
 #[test]
@@ -472,6 +634,28 @@ error: the environment variable FIRSTMATE_MEMORY_LIMIT cannot be used: a limit o
         assert!(stderr.starts_with(why), "{stderr}");
     }
     // It belongs to a file, and to the firstmate that runs it.
-    assert_eq!(run(&["start", "web", "--memory-limit", "1G"], None).0, 2);
     assert_eq!(run(&["--memory-limit", "1G", "--", "true"], None).0, 2);
+}
+
+#[test]
+fn a_plan_is_printed_and_nothing_is_started() {
+    let directory = Directory::new();
+    let started = directory.path().join("started");
+    let text = format!("[services.web]\ncommand = \"touch {}\"\nenv = {{ TOKEN = \"hush\" }}\n", started.display());
+    std::fs::write(directory.path().join("firstmate.toml"), text).unwrap();
+    let explain = |arguments: &[&str]| {
+        let mut command = command(&[&["check-config", "--explain"], arguments].concat());
+        command.current_dir(directory.path()).env("FIRSTMATE_SOCKET", "@elsewhere");
+        ended(command)
+    };
+    let (code, stdout, stderr) = explain(&[]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("\norder of start\n  web  at once\n"), "{stdout}");
+    assert!(stdout.contains("@elsewhere") && stdout.contains("$FIRSTMATE_SOCKET") && stdout.contains("firstmate.toml:2\n"), "{stdout}");
+    let (code, json, stderr) = explain(&["--json", "-f", "firstmate.toml"]);
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(plan["schema"], 1);
+    assert_eq!(plan["file"]["from"], serde_json::json!({ "kind": "command-line", "at": "-f" }));
+    assert!(!stdout.contains("hush") && !json.contains("hush") && !started.exists());
 }

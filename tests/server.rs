@@ -10,9 +10,10 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
+use firstmate::engine::Verb;
 use firstmate::engine::status::{Phase, Status};
 use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of};
-use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack};
+use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack, wish};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OK: &str = "200 OK";
@@ -120,6 +121,78 @@ fn incidents_are_for_the_unix_socket_alone() {
     assert_eq!(stand.over_tcp("GET", "/incidents"), plain("404 Not Found", "404 page not found\n"));
     assert_eq!(stand.over_unix("GET", "/incidents"), expected(OK, "application/json", "", &format!("{INCIDENTS}\n")));
     assert_eq!(stand.over_unix("GET", "/incidents/1"), plain("404 Not Found", "404 page not found\n"));
+}
+
+#[test]
+fn lines_events_and_environments_are_for_the_unix_socket_alone() {
+    let chunked = |kind: &str, line: &str| {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-cache, private\r\n\
+             Connection: close\r\nTransfer-Encoding: chunked\r\nDate: DATE\r\n\r\n{:X}\r\n{line}\r\n0\r\n\r\n",
+            line.len()
+        )
+    };
+    let stand = Stand::new(stack());
+    let everything = "Reading { names: [], last: None, since: None, follow: false }\n";
+    assert_eq!(stand.over_unix("GET", "/logs"), chunked(PLAIN, everything));
+    let asked = r#"Reading { names: ["web", "a b"], last: Some(7), since: Some(1.5s), follow: false }"#.to_owned() + "\n";
+    assert_eq!(stand.over_unix("GET", "/logs?name=web&last=7&name=a%20b&since_ms=1500"), chunked(PLAIN, &asked));
+    let event = "{\"asked\":\"Reading { names: [], last: Some(0), since: None, follow: false }\"}\n";
+    assert_eq!(stand.over_unix("GET", "/events?last=0"), chunked("application/x-ndjson", event));
+    let json = |status_line: &str, body: &str| expected(status_line, "application/json", "", body);
+    let wrong = "{\"result\":\"failed\",\"why\":\"`last` is a whole number\"}\n";
+    assert_eq!(stand.over_unix("GET", "/logs?last=-1"), json("400 Bad Request", wrong));
+    let unknown = "{\"result\":\"unknown-name\",\"name\":\"nobody\"}\n";
+    assert_eq!(stand.over_unix("GET", "/events?name=nobody&follow"), json("404 Not Found", unknown));
+    let (masked, shown) = ("{\"name\":\"KEY\"}", "{\"name\":\"KEY\",\"value\":\"secret\"}");
+    let of = |variable: &str| format!("{{\"instance\":\"web.1\",\"variables\":[{variable}]}}\n");
+    assert_eq!(stand.over_unix("GET", "/environment?name=web"), json(OK, &of(masked)));
+    assert_eq!(stand.over_unix("GET", "/environment?name=web&values"), json(OK, &of(shown)));
+    let unknown = "{\"result\":\"unknown-name\",\"name\":\"wbe\",\"suggestion\":\"web\"}\n";
+    assert_eq!(stand.over_unix("GET", "/environment?name=wbe&values"), json("404 Not Found", unknown));
+    for target in ["/environment", "/environment?name=web&name=store"] {
+        assert!(stand.over_unix("GET", target).starts_with("HTTP/1.1 400 Bad Request\r\n"), "{target}");
+    }
+    for target in ["/logs", "/events", "/environment?name=web", "/environment?name=web&values"] {
+        assert_eq!(stand.over_tcp("GET", target), plain("404 Not Found", "404 page not found\n"), "{target}");
+        let refused = expected("405 Method Not Allowed", PLAIN, "Allow: GET\r\n", "405 method not allowed: use GET\n");
+        assert_eq!(stand.over_unix("POST", target), refused, "{target}");
+        assert_eq!(stand.over_unix("GET", &format!("{target}/x").replacen('?', "/?", 1)), plain("404 Not Found", "404 page not found\n"));
+    }
+}
+
+#[test]
+fn a_follower_outlives_every_deadline_and_its_place_is_given_back() {
+    let limits = Limits { header_timeout: Duration::from_millis(50), lifetime: Duration::from_millis(100), ..Limits::default() };
+    let stand = Stand::with(stack(), limits, Answering::Dropped, None);
+    let follow = || {
+        let mut stream = stand.unix();
+        stream.write_all(request("GET", "/logs?follow").as_bytes()).unwrap();
+        let mut text = Vec::new();
+        let mut byte = [0];
+        while !text.ends_with(b"follow: true }\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+            text.push(byte[0]);
+        }
+        (stream, String::from_utf8(text).unwrap())
+    };
+    let mut followers: Vec<UnixStream> = (0..limits.followers)
+        .map(|_| {
+            let (stream, text) = follow();
+            assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+            stream
+        })
+        .collect();
+    assert!(follow().1.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+    // Half closed, as `nc -N` leaves it, it reads on; and the lifetime of other connections is long over.
+    let mut waited = followers.pop().unwrap();
+    waited.shutdown(Shutdown::Write).unwrap();
+    waited.set_read_timeout(Some(limits.lifetime * 5)).unwrap();
+    assert_eq!(waited.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing came, neither an end");
+    drop(waited);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !follow().1.starts_with("HTTP/1.1 200 OK\r\n") {
+        assert!(Instant::now() < deadline, "the place of one that is gone is not given back");
+    }
 }
 
 #[test]
@@ -304,15 +377,22 @@ fn verbs_reach_the_supervisor_and_its_reply_comes_back() {
     let stopped = Reply::Done { instances: vec![answer("web.1", Verdict::Stopped), answer("worker.1", Verdict::AlreadyStopped)] };
     let body = "{\"result\":\"done\",\"instances\":[{\"instance\":\"web.1\",\"outcome\":\"stopped\"},{\"instance\":\"worker.1\",\"outcome\":\"already-stopped\"}]}\n";
     let stand = Stand::answering(stack(), stopped);
-    let names = || vec!["web".to_owned(), "worker.1".to_owned()];
-    for (verb, request) in [("stop", Request::Stop(names())), ("start", Request::Start(names())), ("restart", Request::Restart(names()))] {
-        let answer = stand.over_unix("POST", &format!("/v1/{verb}?name=web&name=worker.1"));
+    let named = |verb| wish(verb, &["web", "worker.1"]);
+    let wishes = [
+        ("stop?", Verb::Stop),
+        ("start?", Verb::Start),
+        ("restart?", Verb::Restart),
+        ("restart?rolling&", Verb::Roll),
+        ("reload?", Verb::Reload),
+    ];
+    for (verb, request) in wishes.map(|(verb, wished)| (verb, named(wished))) {
+        let answer = stand.over_unix("POST", &format!("/v1/{verb}name=web&name=worker.1"));
         assert_eq!(answer, expected(OK, "application/json", "", body), "{verb}");
         assert_eq!(stand.requests.try_recv().unwrap(), request);
     }
     let refused = expected("405 Method Not Allowed", PLAIN, "Allow: POST\r\n", "405 method not allowed: use POST\n");
     assert_eq!(stand.over_unix("GET", "/v1/stop?name=web"), refused);
-    let nameless = "{\"result\":\"failed\",\"why\":\"no service is named: add ?name=NAME, ?name=NAME.1 or ?name=all\"}\n";
+    let nameless = "{\"result\":\"failed\",\"why\":\"no service is named: add ?name=NAME, ?name=NAME.1, ?name=GROUP or ?name=all\"}\n";
     for target in ["/v1/stop", "/v1/stop?name=", "/v1/stop?names=web"] {
         assert_eq!(stand.over_unix("POST", target), expected("400 Bad Request", "application/json", "", nameless), "{target}");
     }
@@ -467,7 +547,7 @@ fn a_verb_outlives_the_limits() {
     let mut stream = stand.unix();
     stream.write_all(request("POST", "/v1/stop?name=web").as_bytes()).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(stand.requests.recv_timeout(Duration::from_secs(20)).unwrap(), Request::Stop(vec!["web".to_owned()]));
+    assert_eq!(stand.requests.recv_timeout(Duration::from_secs(20)).unwrap(), wish(Verb::Stop, &["web"]));
     // Ten lifetimes later it is still waited for.
     stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     assert!(matches!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock));

@@ -17,6 +17,11 @@ use crate::server::{SocketPath, printable, sockets_of};
 /// Exit code for a supervisor that does not answer, or a name nobody has.
 pub(super) const UNREACHABLE: u8 = 4;
 
+/// There is no such socket.
+const NOT_THERE: &str = "is not there";
+/// There is one, from somebody who is gone.
+const NOBODY_LISTENS: &str = "nobody listens";
+
 /// A status of some thousands of instances is far below this.
 const ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -30,6 +35,12 @@ pub(super) struct Connection {
     pub(super) pid: Option<i32>,
     deadline: Option<Instant>,
 }
+
+/// What is done now and then while there is no answer.
+pub(super) type Meanwhile<'a> = Option<&'a mut dyn FnMut()>;
+
+/// So often.
+const MEANWHILE: Duration = Duration::from_millis(200);
 
 /// A complete answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,6 +56,11 @@ pub(super) struct Unreachable {
 }
 
 impl Unreachable {
+    /// Nobody is at any of the places, as against somebody who cannot be reached.
+    pub(super) fn nobody_is_there(&self) -> bool {
+        self.tried.iter().all(|(_, why)| why == NOT_THERE || why == NOBODY_LISTENS)
+    }
+
     /// One line.
     pub(super) fn short(&self) -> String {
         let tried: Vec<String> = self.tried.iter().map(|(socket, why)| format!("{socket}: {why}")).collect();
@@ -59,7 +75,13 @@ impl From<Unreachable> for Failure {
             // Writing into a String cannot fail.
             let _ = write!(message, "\n  {socket}: {why}");
         }
-        Self::new(UNREACHABLE, message).help("is firstmate running here? name its socket with --socket or $FIRSTMATE_SOCKET")
+        let is_closed = unreachable.tried.iter().any(|(_, why)| why.starts_with(DENIED));
+        let help = if is_closed {
+            "ask as its owner, or as root (in a container: docker exec -u 0)"
+        } else {
+            "`firstmate start` runs the file of this directory; one that runs elsewhere is named with --socket or $FIRSTMATE_SOCKET"
+        };
+        Self::new(UNREACHABLE, message).help(help)
     }
 }
 
@@ -108,7 +130,8 @@ pub(super) fn connect(explicit: Option<&OsStr>, deadline: Option<Instant>) -> Re
         let stream = match socket.connect(Some(patience)) {
             Ok(stream) => stream,
             Err(errno) => {
-                tried.push((socket, reason(errno)));
+                let why = reason(&socket, errno);
+                tried.push((socket, why));
                 continue;
             }
         };
@@ -128,11 +151,14 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == nix::unistd::geteuid().as_raw() || pid_1_uid() == Some(uid)
 }
 
-fn reason(errno: Errno) -> String {
+fn reason(socket: &SocketPath, errno: Errno) -> String {
+    if let (Errno::EACCES | Errno::EPERM, SocketPath::File(path)) = (errno, socket) {
+        return denied(path);
+    }
     if errno == Errno::ENOENT || errno == Errno::ENOTDIR {
-        "is not there".to_owned()
+        NOT_THERE.to_owned()
     } else if errno == Errno::ECONNREFUSED {
-        "nobody listens".to_owned()
+        NOBODY_LISTENS.to_owned()
     } else if errno == Errno::EAGAIN {
         "does not accept connections (firstmate is stuck or overrun)".to_owned()
     } else {
@@ -140,22 +166,55 @@ fn reason(errno: Errno) -> String {
     }
 }
 
+/// How the reason begins where asking as somebody else would help.
+const DENIED: &str = "permission denied";
+
+/// Who has to be asked: the owner of the socket, or of the directory that may not be looked into.
+fn denied(path: &std::path::Path) -> String {
+    let closed = path.ancestors().find_map(|place| std::fs::metadata(place).ok().map(|metadata| (place, metadata.uid())));
+    let owner = |uid| if uid == 0 { "root".to_owned() } else { format!("uid {uid}") };
+    let own = nix::unistd::geteuid().as_raw();
+    match closed {
+        Some((place, uid)) if place == path => format!("{DENIED}: it belongs to {}, and you are {}", owner(uid), owner(own)),
+        Some((place, uid)) => {
+            let place = place.to_string_lossy();
+            format!("{DENIED}: {} belongs to {}, and you are {}", printable(&place), owner(uid), owner(own))
+        }
+        None => DENIED.to_owned(),
+    }
+}
+
 impl Connection {
+    /// For an answer that comes bit by bit.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Sends a request without a body and reads the whole answer.
     ///
     /// # Errors
     ///
     /// When the deadline passes, the connection breaks, or the answer is not HTTP or too long.
-    pub(super) fn request(mut self, method: &str, target: &str) -> Result<HttpAnswer, Failure> {
-        let answer = self.exchange(method, target);
+    pub(super) fn request(self, method: &str, target: &str) -> Result<HttpAnswer, Failure> {
+        self.request_with(method, target, None)
+    }
+
+    /// The same; `meanwhile` is called now and then while there is no answer.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::request`].
+    pub(super) fn request_with(mut self, method: &str, target: &str, meanwhile: Meanwhile<'_>) -> Result<HttpAnswer, Failure> {
+        let answer = self.exchange(method, target, meanwhile);
         answer.map_err(|error| {
             let late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
             let why = if late { "no answer in time".to_owned() } else { printable(&error.to_string()).into_owned() };
-            Failure::new(UNREACHABLE, format!("cannot talk to the firstmate on {}: {why}", self.socket))
+            let failure = Failure::new(UNREACHABLE, format!("cannot talk to the firstmate on {}: {why}", self.socket));
+            failure.help(if late { "it may be stuck, or have no time: see its log" } else { "is that socket firstmate's?" })
         })
     }
 
-    fn exchange(&mut self, method: &str, target: &str) -> io::Result<HttpAnswer> {
+    fn exchange(&mut self, method: &str, target: &str, mut meanwhile: Meanwhile<'_>) -> io::Result<HttpAnswer> {
         self.stream.set_write_timeout(self.left()?)?;
         let request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
         if let Err(error) = self.stream.write_all(request.as_bytes()) {
@@ -167,11 +226,21 @@ impl Connection {
         let mut bytes = Vec::new();
         let mut chunk = [0_u8; 16 * 1024];
         loop {
-            self.stream.set_read_timeout(self.left()?)?;
+            let left = self.left()?;
+            let tick = meanwhile.is_some().then_some(MEANWHILE);
+            self.stream.set_read_timeout(left.map_or(tick, |left| Some(tick.map_or(left, |tick| left.min(tick)))))?;
             let count = match self.stream.read(&mut chunk) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => match &mut meanwhile {
+                    // Whether the deadline has passed is seen above.
+                    Some(meanwhile) => {
+                        meanwhile();
+                        continue;
+                    }
+                    None => return Err(error),
+                },
                 Err(error) => return Err(error),
             };
             bytes.extend_from_slice(chunk.get(..count).unwrap_or_default());

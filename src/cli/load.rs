@@ -1,9 +1,12 @@
 //! Finds and reads the file, and shows every complaint about it on stderr.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::output::{Failure, err, is_colored};
-use crate::config::{self, Diagnostic, GivenLimit, Inputs, Loaded};
+use crate::config::{self, Diagnostic, GivenLimit, Inputs, Loaded, Origin, Origins};
+use crate::server::printable;
 use crate::supervisor;
 
 /// Exit code for a file that cannot be used.
@@ -16,12 +19,43 @@ pub(super) struct FileArgs {
     /// /etc/firstmate/firstmate.toml]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Where services run, and where a Procfile and its .env are looked for, in place of the file's directory
+    #[arg(short = 'd', long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// The first Procfile entry's PORT; each further entry gets 100 more [default: PORT of .env, else of the environment, else 5000]
     #[arg(short, long, value_name = "PORT")]
     port: Option<u16>,
     /// .env files, comma separated, instead of ./.env
     #[arg(short, long = "env", value_name = "FILE", value_delimiter = ',')]
     env_files: Vec<PathBuf>,
+}
+
+impl FileArgs {
+    /// What says which file it is, in the order of `config::find`.
+    pub(super) fn chosen_by(&self) -> Origin {
+        let variable = std::env::var_os("FIRSTMATE_CONFIG").filter(|path| !path.is_empty());
+        match (&self.file, variable) {
+            (Some(_), _) => Origin::CommandLine("-f"),
+            (None, Some(_)) => Origin::Environment("FIRSTMATE_CONFIG"),
+            (None, None) => Origin::Default,
+        }
+    }
+
+    /// The first option that is here, which a firstmate that runs already cannot be given.
+    pub(super) fn given(&self) -> Option<&'static str> {
+        [(self.file.is_some(), "-f"), (self.root.is_some(), "-d"), (self.port.is_some(), "-p"), (!self.env_files.is_empty(), "-e")]
+            .into_iter()
+            .find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// The file to use, whether or not it can be read.
+    pub(super) fn find(&self, env: &BTreeMap<OsString, OsString>, directory: &Path) -> Result<PathBuf, Diagnostic> {
+        // As foreman has it: a file that is named is named from here, and one that is not lies in the root.
+        match (&self.file, &self.root) {
+            (None, Some(root)) => config::find(None, env, &directory.join(root)),
+            (file, _) => config::find(file.as_deref(), env, directory),
+        }
+    }
 }
 
 /// The file. Its warnings are the caller's to show: they belong in a running stack's log. `is_bad` hears of every complaint when there is
@@ -31,11 +65,39 @@ pub(super) struct FileArgs {
 ///
 /// Exit code 2 when there is none or it is wrong; every diagnostic, warnings too, is on stderr by then.
 pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>, is_bad: impl FnOnce(&[Diagnostic])) -> Result<Loaded, Failure> {
+    load_with(args, Inputs { memory_limit, ..Inputs::default() }, is_bad)
+}
+
+/// As [`load`], with what a command decides beside the file.
+pub(super) fn load_with(args: &FileArgs, inputs: Inputs, is_bad: impl FnOnce(&[Diagnostic])) -> Result<Loaded, Failure> {
+    load_by(config::load, args, inputs, is_bad)
+}
+
+/// The file, and where each of its values came from.
+///
+/// # Errors
+///
+/// As [`load`].
+pub(super) fn explain(args: &FileArgs) -> Result<(Loaded, Origins), Failure> {
+    load_by(config::explain, args, Inputs::default(), |_| ())
+}
+
+fn load_by<T>(
+    read: fn(&Path, &Inputs) -> Result<T, Vec<Diagnostic>>,
+    args: &FileArgs,
+    inputs: Inputs,
+    is_bad: impl FnOnce(&[Diagnostic]),
+) -> Result<T, Failure> {
     let env = std::env::vars_os().collect();
     let directory = std::env::current_dir().map_err(|error| {
         Failure::new(BAD_FILE, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
     })?;
-    let path = match config::find(args.file.as_deref(), &env, &directory) {
+    let root = args.root.as_ref().map(|root| directory.join(root));
+    if let Some(root) = root.as_ref().filter(|root| !root.is_dir()) {
+        let failure = Failure::new(BAD_FILE, format!("cannot run services in {}: it is no directory", printable(&root.to_string_lossy())));
+        return Err(failure.help("-d names the directory the services run in"));
+    }
+    let path = match args.find(&env, &directory) {
         Ok(path) => path,
         Err(diagnostic) => {
             show(&diagnostic);
@@ -44,7 +106,8 @@ pub(super) fn load(args: &FileArgs, memory_limit: Option<GivenLimit>, is_bad: im
         }
     };
     let in_docker = Path::new("/.dockerenv").exists();
-    match config::load(&path, &Inputs { env, port: args.port, env_files: args.env_files.clone(), memory_limit, in_docker }) {
+    let inputs = Inputs { env, port: args.port, env_files: args.env_files.clone(), in_docker, root, ..inputs };
+    match read(&path, &inputs) {
         Ok(loaded) => Ok(loaded),
         Err(diagnostics) => {
             diagnostics.iter().for_each(show);

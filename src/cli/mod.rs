@@ -6,15 +6,28 @@
 mod check;
 mod check_config;
 mod client;
+mod completions;
+mod develop;
+mod env;
+mod events;
+mod explain;
 mod load;
+mod logs;
 mod output;
+mod progress;
+mod run;
 mod run_single;
+mod screen;
 mod shutdown;
 mod start;
 mod status;
+mod stream;
 mod table;
+mod terminal;
 mod verbs;
 mod version;
+mod wait;
+mod watch;
 mod why;
 
 use std::ffi::OsString;
@@ -37,20 +50,46 @@ struct Cli {
     #[command(flatten)]
     run: start::RunArgs,
     /// Run one program instead of a file: forward signals, reap orphans, exit with its code or 128 + its signal
-    #[arg(last = true, value_name = "CMD", conflicts_with_all = ["file", "port", "env_files", "memory_limit", "http", "socket"])]
+    #[arg(last = true, value_name = "CMD", conflicts_with_all = RUNNING)]
     single: Vec<OsString>,
 }
+
+/// What says how a file is run, of which one program alone has none.
+const RUNNING: [&str; 13] = [
+    "file",
+    "root",
+    "port",
+    "env_files",
+    "memory_limit",
+    "http",
+    "socket",
+    "formation",
+    "except",
+    "timeout",
+    "restart",
+    "no_restart",
+    "no_timestamp",
+];
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Start(start::StartArgs),
+    Run(run::RunArgs),
     Stop(verbs::StopArgs),
     Restart(verbs::RestartArgs),
+    Reload(verbs::ReloadArgs),
+    Signal(verbs::SignalArgs),
+    Scale(verbs::ScaleArgs),
     Status(status::StatusArgs),
     Why(why::WhyArgs),
+    Logs(logs::LogsArgs),
+    Events(events::EventsArgs),
+    Wait(wait::WaitArgs),
+    Env(env::EnvArgs),
     Check(check::CheckArgs),
     CheckConfig(check_config::CheckConfigArgs),
     Shutdown(shutdown::ShutdownArgs),
+    Completions(completions::CompletionsArgs),
     Version(version::VersionArgs),
 }
 
@@ -62,19 +101,26 @@ struct SocketArg {
     socket: Option<OsString>,
 }
 
+/// What the command line takes, for whoever documents it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// The whole command line, the program's name first. Ends with the exit codes that `--help` lists.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let bare = matches!(arguments.as_slice(), [_, dashes] if dashes == "--");
     let name = arguments.get(1).map(|name| name.to_string_lossy().into_owned());
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            if let Some(failure) = unknown_command(name.as_deref()) {
+            if let Some(failure) = unknown_command(name.as_deref()).or_else(|| unknown_behind_options(&error, &arguments)) {
                 err(&failure.render(is_colored(&std::io::stderr())));
                 return ExitCode::from(failure.code);
             }
-            // Nobody is left to tell when the stream is closed.
+            // What was typed is quoted, and may have come from anywhere. Nobody is left to tell when the stream is closed.
+            let error = harmless(&arguments).unwrap_or(error);
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { usage_error(name.as_deref()) } else { 0 });
         }
@@ -92,6 +138,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// What wrong arguments end with. Of a health check Docker reserves 2, and takes anything but 0 and 1 for a mistake of its own.
 fn usage_error(command: Option<&str>) -> u8 {
     if command == Some("check") { 1 } else { 2 }
+}
+
+/// The same behind options, as in `firstmate -f FILE stauts`.
+fn unknown_behind_options(error: &clap::Error, arguments: &[OsString]) -> Option<Failure> {
+    let Some(clap::error::ContextValue::String(found)) = error.get(clap::error::ContextKind::InvalidArg) else { return None };
+    let cli = Cli::command();
+    let is_command = |argument: &OsString| cli.get_subcommands().any(|command| argument == command.get_name());
+    if error.kind() != clap::error::ErrorKind::UnknownArgument || arguments.iter().any(is_command) {
+        None
+    } else {
+        unknown_command(Some(found))
+    }
+}
+
+/// The complaint about the same arguments, with all that could disturb a terminal escaped; `None` where nothing could.
+fn harmless(arguments: &[OsString]) -> Option<clap::Error> {
+    let shown: Vec<OsString> =
+        arguments.iter().map(|argument| OsString::from(printable(&argument.to_string_lossy()).into_owned())).collect();
+    if shown == arguments { None } else { Cli::try_parse_from(shown).err() }
 }
 
 /// A first argument that is neither a command nor an option. clap takes it for a surplus value, since the command may be left out.
@@ -116,13 +181,22 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     match cli.command {
         None => start::run_file(&cli.run),
         Some(Command::Start(args)) => start::run(&args),
-        Some(Command::Stop(args)) => verbs::run("stop", &args.named),
-        Some(Command::Restart(args)) => verbs::run("restart", &args.named),
+        Some(Command::Run(args)) => run::run(&args),
+        Some(Command::Stop(args)) => verbs::stop(&args),
+        Some(Command::Restart(args)) => verbs::restart(&args),
+        Some(Command::Reload(args)) => verbs::reload(&args),
+        Some(Command::Signal(args)) => verbs::signal(&args),
+        Some(Command::Scale(args)) => verbs::scale(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Why(args)) => why::run(&args),
+        Some(Command::Logs(args)) => logs::run(&args),
+        Some(Command::Events(args)) => events::run(&args),
+        Some(Command::Wait(args)) => wait::run(&args),
+        Some(Command::Env(args)) => env::run(&args),
         Some(Command::Check(args)) => Ok(check::run(&args)),
         Some(Command::CheckConfig(args)) => check_config::run(&args),
         Some(Command::Shutdown(args)) => shutdown::run(&args),
+        Some(Command::Completions(args)) => completions::run(&args, &Cli::command()),
         Some(Command::Version(args)) => Ok(version::run(&args)),
     }
 }
@@ -146,7 +220,7 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 10);
+        assert_eq!(seen, 19);
     }
 
     #[test]

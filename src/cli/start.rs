@@ -1,14 +1,19 @@
 //! `firstmate` and `firstmate start`: run the file in the foreground; with names, ask a running supervisor to start them.
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 
+use super::develop::DevelopArgs;
 use super::load::{self, FileArgs};
-use super::output::Failure;
+use super::output::{Failure, err};
 use super::{client, verbs};
-use crate::config::{GivenLimit, Http};
+use crate::config::{GivenLimit, Http, Inputs};
 use crate::server::SocketPath;
 use crate::supervisor::{self, Options};
+
+/// Exit code for arguments that make no sense.
+const BAD_ARGUMENTS: u8 = 2;
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -22,10 +27,10 @@ Exit codes:
 
 const START_EXIT_CODES: &str = "\
 Exit codes:
-  0   the stop was asked for, or everything ended well by itself; with names: all are up
-  1   with names: at least one is not up
+  0   the stop was asked for, or everything ended well by itself; in the firstmate that runs already: all are up
+  1   in the firstmate that runs already: at least one is not up
   2   the file or the arguments are wrong
-  4   with names: one is unknown, or no firstmate answers
+  4   in the firstmate that runs already: a name is unknown, or it does not answer
   69  the socket or the HTTP address is taken, or cannot be had
   71  the system refuses what firstmate cannot be without
   130 a second Ctrl-C
@@ -37,6 +42,8 @@ Exit codes:
 pub(super) struct RunArgs {
     #[command(flatten)]
     file: FileArgs,
+    #[command(flatten)]
+    develop: DevelopArgs,
     /// The container's memory, for the memory guard, where the platform hides it [default: $FIRSTMATE_MEMORY_LIMIT, else the file's, else
     /// what is found]
     #[arg(long, value_name = "SIZE|auto", value_parser = GivenLimit::parse)]
@@ -49,32 +56,94 @@ pub(super) struct RunArgs {
     socket: Option<OsString>,
 }
 
-/// Run the file in the foreground; with names, start these in the firstmate that runs already
+/// Run the file in the foreground; with names, start these in the firstmate that runs already, or only these where none does
 #[derive(Debug, clap::Args)]
 #[command(after_help = START_EXIT_CODES)]
 pub(super) struct StartArgs {
-    /// Services (web), instances (web.1) or all, of the firstmate that runs already
-    #[arg(value_name = "NAME", conflicts_with_all = ["file", "port", "env_files", "memory_limit", "http"])]
+    /// Services (web), instances (web.1), groups or all, of the firstmate that runs already; where none does, the services of the file
+    /// that are started, with what they depend on
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
+    /// With names that are started in a running firstmate: come back as soon as it has begun
+    #[arg(long, conflicts_with = "timeout", requires = "names")]
+    no_wait: bool,
     #[command(flatten)]
     run: RunArgs,
 }
 
+impl RunArgs {
+    /// The first option that is here, which a firstmate that runs already cannot be given.
+    fn given(&self) -> Option<&'static str> {
+        let own = [(self.memory_limit.is_some(), "--memory-limit"), (self.http.is_some(), "--http")];
+        let own = own.into_iter().find_map(|(given, name)| given.then_some(name));
+        self.file.given().or_else(|| self.develop.given()).or(own)
+    }
+}
+
+/// With names: who answers on the socket decides. Where a firstmate does, they are its services; where nobody is there, the file is run
+/// with these alone. Anything in between (it does not answer in time, it is another user's) is no reason to start a second one.
 pub(super) fn run(args: &StartArgs) -> Result<u8, Failure> {
     if args.names.is_empty() {
         return run_file(&args.run);
     }
-    let connection = client::connect(args.run.socket.as_deref(), None).map_err(|unreachable| {
-        let failure = Failure::from(unreachable);
-        failure.help("names are started in a firstmate that runs already; `firstmate start` without names runs the file")
-    })?;
-    verbs::perform("start", &args.names, connection)
+    match client::connect(args.run.socket.as_deref(), None) {
+        Ok(connection) => {
+            let whose = connection.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            let whose = format!("the firstmate that runs already{whose}, on {}", connection.socket);
+            if let Some(option) = args.run.given() {
+                let failure = Failure::new(BAD_ARGUMENTS, format!("names go to {whose}, which cannot be given {option} by the way"));
+                return Err(
+                    failure.help(format!("leave out {option}, or run a second firstmate on a socket of its own with --socket PATH"))
+                );
+            }
+            if std::io::stderr().is_terminal() {
+                err(&format!("asking {whose}\n"));
+            }
+            let waiting = verbs::Waiting::new(args.no_wait, args.run.develop.timeout);
+            verbs::start(&args.names, &waiting, args.run.socket.as_deref(), connection)
+        }
+        Err(unreachable) => {
+            let looked = unreachable.short();
+            if !unreachable.nobody_is_there() || is_beside_a_firstmate() {
+                let help = "names are started in a firstmate that runs already, and there is one that does not answer; name its socket with --socket or $FIRSTMATE_SOCKET";
+                return Err(Failure::from(unreachable).help(help));
+            }
+            let env = std::env::vars_os().collect();
+            let directory = std::env::current_dir().unwrap_or_default();
+            if args.run.file.find(&env, &directory).is_err() {
+                let help = "names are started in a firstmate that runs already, or are services of a file, of which there is none here: name one with -f FILE";
+                return Err(Failure::from(unreachable).help(help));
+            }
+            run_these(&args.run, &args.names, Some(looked))
+        }
+    }
+}
+
+/// PID 1 is a firstmate with services, and not this one. A second one would start them twice.
+fn is_beside_a_firstmate() -> bool {
+    if std::process::id() == 1 {
+        return false;
+    }
+    let line = std::fs::read("/proc/1/cmdline").unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    let is_firstmate = words.next().is_some_and(|program| program.rsplit(|byte| *byte == b'/').next() == Some(b"firstmate"));
+    // `firstmate -- CMD` is an init for one program.
+    is_firstmate && words.next() != Some(b"--")
 }
 
 pub(super) fn run_file(args: &RunArgs) -> Result<u8, Failure> {
-    let loaded = load::load(&args.file, args.memory_limit, load::leave_word)?;
+    run_these(args, &[], None)
+}
+
+/// Runs the file with the services of these names, or all. `looked` says why they are not started elsewhere.
+fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result<u8, Failure> {
+    let inputs = Inputs { memory_limit: args.memory_limit, ..args.develop.inputs(names) };
+    let mut loaded = load::load_with(&args.file, inputs, load::leave_word)?;
+    if let Some(looked) = looked {
+        loaded.remarks.insert(0, format!("the file is run here, with the services that were named: {looked}"));
+    }
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
-    let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse) };
+    let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse), no_timestamp: args.develop.no_timestamp };
     Ok(supervisor::run(loaded, options))
 }
 

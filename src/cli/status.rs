@@ -1,12 +1,13 @@
 //! `firstmate status`: the table, or the JSON, of what runs.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::client::{self, UNREACHABLE};
-use super::output::{Failure, did_you_mean, err, is_colored, out};
-use super::table;
-use crate::engine::status::{InstanceStatus, Status};
+use super::output::{Failure, did_you_mean, err, is_colored, json, out};
+use super::{table, terminal, watch};
+use crate::engine::status::{InstanceStatus, ServiceStatus, Status};
 use crate::server::printable;
 
 pub(super) const EXIT_CODES: &str = "\
@@ -20,32 +21,35 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct StatusArgs {
-    /// Services (web), instances (web.1) or all; everything when none is named
+    /// Services (web), instances (web.1), groups or all; everything when none is named
     names: Vec<String>,
     /// Print JSON instead of the table
     #[arg(long)]
     json: bool,
+    /// Show it again every second, until interrupted
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
     #[command(flatten)]
     socket: super::SocketArg,
 }
 
 pub(super) fn run(args: &StatusArgs) -> Result<u8, Failure> {
+    if args.watch {
+        return watch::run(&args.names, args.socket.socket.as_deref());
+    }
     let mut status = fetch(args.socket.socket.as_deref())?;
     let unknown = args.names.iter().find(|name| !is_known(&status, name)).map(|name| unknown_name(&status, name));
-    if !args.names.is_empty() {
-        keep_named(&mut status, &args.names);
-    }
+    keep_named(&mut status, &args.names);
     let instances: Vec<&InstanceStatus> = status.services.iter().flat_map(|service| &service.instances).collect();
     if args.json {
-        let text = serde_json::to_string_pretty(&status).map_err(|error| Failure::new(1, format!("cannot write the status: {error}")))?;
-        out(&(text + "\n"));
+        out(&json("status", &status)?);
     } else {
         if let Some(why) = &status.stopping_because {
             err(&format!("firstmate is stopping: {}\n", printable(why)));
         }
-        // What is the whole container's is no part of an answer about some services.
-        let whole = args.names.is_empty() || args.names.iter().any(|name| name == "all");
-        out(&table::render(&instances, status.memory.as_ref(), whole, is_colored(&std::io::stdout())));
+        let table = table::render(&instances, status.memory.as_ref(), is_whole(&args.names), is_colored(&std::io::stdout()));
+        out(&terminal::fit(&table, terminal::window()));
+        err(&notes(&status));
     }
     if let Some(unknown) = unknown {
         return Err(unknown);
@@ -63,30 +67,68 @@ pub(super) fn fetch(socket: Option<&OsStr>) -> Result<Status, Failure> {
     if answer.code != 200 {
         return Err(broken(format!("it answered {}", answer.code)));
     }
-    serde_json::from_slice(&answer.body)
-        .map_err(|error| broken(error.to_string()).help("is that socket firstmate's, and of the same version as this one?"))
+    serde_json::from_slice(&answer.body).map_err(|error| {
+        broken(printable(&error.to_string()).into_owned()).help("is that socket firstmate's, and of the same version as this one?")
+    })
 }
 
-fn is_known(status: &Status, name: &str) -> bool {
+/// What is the whole container's is no part of an answer about some services.
+pub(super) fn is_whole(names: &[String]) -> bool {
+    names.is_empty() || names.iter().any(|name| name == "all")
+}
+
+/// What there is to say about whole services, a line each.
+pub(super) fn notes(status: &Status) -> String {
+    let mut text = String::new();
+    for service in &status.services {
+        let name = printable(&service.name);
+        if let Some(in_file) = service.instances_in_file {
+            // Writing into a String cannot fail.
+            let _ = writeln!(text, "{name}: scaled at run time; the file says {in_file}");
+        }
+        if let Some(rolling) = &service.rolling {
+            let now = rolling
+                .now
+                .as_deref()
+                .map_or_else(|| "waits for the others to be ready".to_owned(), |now| format!("{} now", printable(now)));
+            let left = if rolling.left.is_empty() { String::new() } else { format!(", then {}", printable(&rolling.left.join(", "))) };
+            let _ = writeln!(text, "{name}: rolling restart: {now}{left}");
+        }
+    }
+    text
+}
+
+pub(super) fn is_known(status: &Status, name: &str) -> bool {
     name == "all"
-        || status.services.iter().any(|service| service.name == name || service.instances.iter().any(|instance| instance.name == name))
+        || status.services.iter().any(|service| is_called(service, name) || service.instances.iter().any(|instance| instance.name == name))
 }
 
-fn keep_named(status: &mut Status, names: &[String]) {
+/// By its own name or by that of one of its groups.
+fn is_called(service: &ServiceStatus, name: &str) -> bool {
+    service.name == name || service.groups.iter().any(|group| group == name)
+}
+
+/// Everything where nothing is named.
+pub(super) fn keep_named(status: &mut Status, names: &[String]) {
+    if names.is_empty() {
+        return;
+    }
+
     let named = |name: &str| names.iter().any(|wanted| wanted == "all" || wanted == name);
     for service in &mut status.services {
-        if !named(&service.name) {
+        if !named(&service.name) && !service.groups.iter().any(|group| named(group)) {
             service.instances.retain(|instance| named(&instance.name));
         }
     }
     status.services.retain(|service| !service.instances.is_empty());
 }
 
-fn unknown_name(status: &Status, name: &str) -> Failure {
+pub(super) fn unknown_name(status: &Status, name: &str) -> Failure {
     let services = status.services.iter().map(|service| service.name.as_str());
     let instances = status.services.iter().flat_map(|service| &service.instances).map(|instance| instance.name.as_str());
-    let failure = Failure::new(UNREACHABLE, format!("no service or instance is called `{}`", printable(name)));
-    match did_you_mean(name, services.clone().chain(instances)) {
+    let groups = status.services.iter().flat_map(|service| &service.groups).map(String::as_str);
+    let failure = Failure::new(UNREACHABLE, format!("no service, instance or group is called `{}`", printable(name)));
+    match did_you_mean(name, services.clone().chain(groups).chain(instances)) {
         Some(near) => failure.help(format!("did you mean `{}`?", printable(near))),
         None => failure.help(format!("there are: {}", printable(&services.collect::<Vec<_>>().join(", ")))),
     }

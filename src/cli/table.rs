@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use super::terminal::padded;
+use crate::config::diagnostic::columns;
 use crate::engine::status::{InstanceStatus, MemoryStatus, StateName};
 use crate::server::printable;
 
@@ -13,14 +15,14 @@ pub(super) fn render(instances: &[&InstanceStatus], memory: Option<&MemoryStatus
     let names: Vec<_> = instances.iter().map(|instance| printable(&instance.name)).collect();
     let container = memory.filter(|_| whole);
     let longest = container.map_or(0, |_| MEMORY.len());
-    let width = names.iter().map(|name| name.chars().count()).fold(longest, usize::max);
+    let width = names.iter().map(|name| columns(name)).fold(longest, usize::max);
     let container_line = memory.and_then(|memory| memory.restart_above_bytes);
     let mut table = String::new();
     let mut line = |name: &str, paint: &str, state: &str, detail: &str| {
         let (on, off) = if color { (paint, "\x1b[0m") } else { ("", "") };
         let mut line = String::new();
         // Writing into a String cannot fail.
-        let _ = write!(line, "{name:width$}  {on}{state:9}{off}  {detail}");
+        let _ = write!(line, "{}  {on}{state:9}{off}  {detail}", padded(name, width));
         table.push_str(line.trim_end());
         table.push('\n');
     };

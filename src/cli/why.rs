@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::client::{self, UNREACHABLE};
-use super::output::{Failure, did_you_mean, err, out};
-use super::status;
+use super::output::{Failure, did_you_mean, err, json, out};
+use super::{status, terminal};
 use crate::engine::incident::{ActName, Because, ContainerMemory, GuardAct, Held, How, Incident, RunEnded, Then, What};
 use crate::engine::memory::{Process, Rule};
 use crate::engine::size::{percent, size};
@@ -58,9 +58,7 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
     let surplus = args.last.map_or(0, |last| incidents.incidents.len().saturating_sub(last));
     incidents.incidents.drain(..surplus);
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&incidents).map_err(|error| Failure::new(1, format!("cannot write the incidents: {error}")))?;
-        out(&(text + "\n"));
+        out(&json("incidents", &incidents)?);
         return Ok(0);
     }
     match incidents.dropped {
@@ -68,7 +66,7 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
         1 => err("1 older incident is not kept any more\n"),
         more => err(&format!("{more} older incidents are not kept any more\n")),
     }
-    out(&render(&incidents));
+    out(&terminal::wrap(&render(&incidents), terminal::window()));
     Ok(0)
 }
 
@@ -83,7 +81,7 @@ fn fetch(socket: Option<&std::ffi::OsStr>) -> Result<Incidents, Failure> {
     if answer.code != 200 {
         return Err(broken(format!("it answered {}", answer.code)));
     }
-    serde_json::from_slice(&answer.body).map_err(|error| broken(error.to_string()))
+    serde_json::from_slice(&answer.body).map_err(|error| broken(printable(&error.to_string()).into_owned()))
 }
 
 fn service_of(instance: &str) -> &str {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::engine::text::is_active;
+
 /// Whether the file can be used all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -306,7 +308,7 @@ pub(crate) fn utf16(file: &Path) -> Diagnostic {
 }
 
 /// Text in which no character can move the cursor, change colours or reverse the direction of writing.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     text.chars().for_each(|c| push_printable(&mut out, c));
     out
@@ -318,19 +320,34 @@ fn push_printable(out: &mut String, c: char) {
         '\u{7f}' => out.push('\u{2421}'),
         // Unicode has a picture for each control character, in the same order.
         c if (c as u32) < 0x20 => out.push(char::from_u32((c as u32).saturating_add(0x2400)).unwrap_or('?')),
-        '\u{80}'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}' => {
-            out.push(char::REPLACEMENT_CHARACTER);
-        }
+        // Some scripts and emoji are joined by these two; they neither move nor turn anything.
+        '\u{200c}' | '\u{200d}' => out.push(c),
+        c if is_active(c) => out.push(char::REPLACEMENT_CHARACTER),
         c => out.push(c),
     }
 }
 
 /// Terminal columns of a text: East Asian wide characters and emoji take two, combining marks none.
 /// Ranges are the large blocks of Unicode's EastAsianWidth.txt; a rare stray character only shifts a caret.
-fn columns(text: &str) -> usize {
+#[must_use]
+pub fn columns(text: &str) -> usize {
     text.chars()
         .map(|c| match c as u32 {
-            0x0300..=0x036F | 0x200B..=0x200D | 0x20D0..=0x20FF | 0xFE00..=0xFE0F | 0xFE20..=0xFE2F | 0xFEFF => 0,
+            0x0300..=0x036F
+            | 0x0483..=0x0489
+            | 0x0591..=0x05BD
+            | 0x0610..=0x061A
+            | 0x064B..=0x065F
+            | 0x0E31
+            | 0x0E34..=0x0E3A
+            | 0x0E47..=0x0E4E
+            | 0x1AB0..=0x1AFF
+            | 0x1DC0..=0x1DFF
+            | 0x200B..=0x200D
+            | 0x20D0..=0x20FF
+            | 0xFE00..=0xFE0F
+            | 0xFE20..=0xFE2F
+            | 0xFEFF => 0,
             0x1100..=0x115F
             | 0x2E80..=0x303E
             | 0x3041..=0xA4CF

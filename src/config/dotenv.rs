@@ -27,6 +27,11 @@ pub type Env = BTreeMap<OsString, OsString>;
 /// Reads a file and adds its values to `values`, where a later line replaces an earlier one. Names in values are looked up in `env`
 /// first, the environment that wins over these files anyway, and then among `values`.
 pub fn parse(file: &Path, bytes: &[u8], env: &Env, values: &mut Env) -> Vec<Diagnostic> {
+    parse_noting(file, bytes, env, values, &mut |_, _| ())
+}
+
+/// As [`parse`]; `note` hears of each variable that is added, with its line.
+pub(super) fn parse_noting(file: &Path, bytes: &[u8], env: &Env, values: &mut Env, note: &mut dyn FnMut(&OsStr, usize)) -> Vec<Diagnostic> {
     if bytes.starts_with(&[0xFF, 0xFE]) || bytes.starts_with(&[0xFE, 0xFF]) {
         return vec![utf16(file)];
     }
@@ -70,6 +75,7 @@ pub fn parse(file: &Path, bytes: &[u8], env: &Env, values: &mut Env) -> Vec<Diag
                             );
                             break;
                         }
+                        note(OsStr::from_bytes(key), line);
                         values.insert(OsString::from_vec(key.to_vec()), OsString::from_vec(value));
                     }
                     Err((line, message, help)) => {

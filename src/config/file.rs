@@ -17,11 +17,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::values::{LEAST_MEMORY, LONGEST, MOST_MEMORY, nearest, parse_duration, parse_percent, parse_size, show_duration, show_size};
-use super::{Diagnostic, Http, Source, command_line, procfile};
+use super::{Diagnostic, Http, LogBuffer, Source, command_line, procfile};
 use crate::engine::Signal;
 use crate::engine::capability::{self, Capabilities, Rights};
 use crate::engine::spec::{
-    Amount, Backoff, Check, Command, Condition, Kind, Limit, MemoryAction, Probe, Readiness, Resource, Restart, Scope, Victim,
+    Amount, Backoff, Check, Command, Condition, Kind, Limit, MOST_INSTANCES, MemoryAction, Probe, Readiness, Resource, Restart, Scope,
+    Victim,
 };
 
 mod readiness;
@@ -31,14 +32,16 @@ pub use readiness::log_pattern;
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
 /// Keys of `[firstmate]`.
-const FIRSTMATE_KEYS: [&str; 7] = ["http", "http_details", "socket", "stop_timeout", "drain", "platform_patience", "termination_log"];
+const FIRSTMATE_KEYS: [&str; 8] =
+    ["http", "http_details", "socket", "stop_timeout", "drain", "platform_patience", "termination_log", "log_buffer"];
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 31] = [
+const SERVICE_KEYS: [&str; 32] = [
     "command",
     "type",
     "instances",
+    "groups",
     "depends_on",
     "autostart",
     "essential",
@@ -91,8 +94,6 @@ const PROBE_KEYS: [&str; 18] = [
     "initial_delay",
 ];
 
-/// More copies than this of one service are a slip of the finger.
-const MOST_INSTANCES: i64 = 1_000;
 /// Timers shorter than this would only burn the processor.
 const SHORTEST: Duration = Duration::from_millis(10);
 /// Longest path of a Unix socket, without its final NUL; see unix(7).
@@ -136,6 +137,8 @@ pub struct Firstmate {
     pub platform_patience: Option<Duration>,
     /// As written.
     pub termination_log: Option<String>,
+    /// What is kept of each instance's lines.
+    pub log_buffer: LogBuffer,
 }
 
 /// `[memory]`, each key as far as it could be read.
@@ -187,6 +190,8 @@ pub struct Draft {
     pub kind: Option<Kind>,
     /// Numbered copies.
     pub instances: Option<Spanned<u16>>,
+    /// Names that stand for it and others on the command line; none twice.
+    pub groups: Vec<Spanned<String>>,
     /// Names, with a condition unless they were only listed.
     pub depends_on: Vec<Spanned<(String, Option<Condition>)>>,
     /// Started with firstmate.
@@ -263,6 +268,7 @@ impl Draft {
             command_is_bad: false,
             kind: None,
             instances: None,
+            groups: Vec::new(),
             depends_on: Vec::new(),
             autostart: None,
             essential: None,
@@ -608,7 +614,35 @@ impl Walk<'_> {
                     let path = self.filled(value, "a path such as \"/dev/termination-log\", or \"off\"");
                     out.termination_log = path.map(str::to_owned);
                 }
+                "log_buffer" => out.log_buffer = self.log_buffer(value).unwrap_or_default(),
                 other => self.unknown_key(other, key.span(), "in [firstmate]", &FIRSTMATE_KEYS),
+            }
+        }
+    }
+
+    fn log_buffer(&mut self, value: &Value<'_>) -> Option<LogBuffer> {
+        const EXPECTED: &str = "a size such as \"64KiB\"";
+        let bytes = match value.get_ref() {
+            DeValue::String(text) => parse_size(text).map_err(str::to_owned),
+            // Out of bounds is all that a negative one is.
+            DeValue::Integer(_) => Ok(integer(value.get_ref()).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default()),
+            DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                Err(format!("expected {EXPECTED}, found {}", describe(value.get_ref())))
+            }
+        };
+        match bytes.map(LogBuffer::new) {
+            Ok(Some(buffer)) => Some(buffer),
+            Ok(None) => {
+                self.error_help(
+                    value.span(),
+                    "log_buffer must be from 4KiB to 64MiB",
+                    "it is kept of each instance: 16KiB are some 150 lines",
+                );
+                None
+            }
+            Err(message) => {
+                self.error(value.span(), message);
+                None
             }
         }
     }
@@ -831,8 +865,10 @@ impl Walk<'_> {
             },
             "type" => draft.kind = self.choice(value, "type", &[("service", Kind::Service), ("oneshot", Kind::Oneshot)]),
             "instances" => {
-                draft.instances = self.number(value, "instances", 1, MOST_INSTANCES).map(|number| Spanned::new(value.span(), number));
+                draft.instances =
+                    self.number(value, "instances", 1, i64::from(MOST_INSTANCES)).map(|number| Spanned::new(value.span(), number));
             }
+            "groups" => draft.groups = self.groups(value),
             "depends_on" => draft.depends_on = self.depends_on(value),
             "autostart" => draft.autostart = self.boolean(value),
             "essential" => draft.essential = self.boolean(value),
@@ -924,6 +960,21 @@ impl Walk<'_> {
                 None
             }
         }
+    }
+
+    /// `"workers"`, `["workers", "php"]`.
+    fn groups(&mut self, value: &Value<'_>) -> Vec<Spanned<String>> {
+        let mut groups: Vec<Spanned<String>> = Vec::new();
+        for group in self.strings(value, "the name of a group such as \"workers\"") {
+            let name = group.get_ref();
+            if !procfile::is_name(name) {
+                let message = format!("`{name}` is no name for a group");
+                self.error_help(group.span(), message, "a name is made of letters, digits, `-` and `_`");
+            } else if !groups.iter().any(|other| other.get_ref() == name) {
+                groups.push(group);
+            }
+        }
+        groups
     }
 
     fn depends_on(&mut self, value: &Value<'_>) -> Vec<Spanned<(String, Option<Condition>)>> {

@@ -15,8 +15,10 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+use super::choice::{Choice, Ending, Mode, StartedBy};
 use super::dotenv::{self, Env};
 use super::file::{self, Draft, Firstmate, MemoryTable, Parsed, SUN_PATH};
+use super::origin::{self, Origin, Origins, Place};
 use super::patience::{PLATFORM_PATIENCE, Patience};
 use super::procfile::{self, Procfile};
 use super::values::{nearest, show_amount, show_duration, show_size};
@@ -54,6 +56,14 @@ pub struct Loaded {
     pub path: PathBuf,
     /// How it was read.
     pub format: Format,
+    /// How the stack is run.
+    pub mode: Mode,
+    /// For the log: what the command line made of the file.
+    pub remarks: Vec<String>,
+    /// What the `.env` files say, for a command that is no service's. PORT is not among it.
+    pub common_env: Env,
+    /// PORT of the first Procfile entry; `None` where there is no Procfile.
+    pub base_port: Option<u16>,
 }
 
 /// How the main file is read.
@@ -78,6 +88,16 @@ pub struct Inputs {
     pub memory_limit: Option<GivenLimit>,
     /// It runs in a container of Docker's, which says so by a file and by no variable.
     pub in_docker: bool,
+    /// `-d`: where services run and a Procfile's `.env` is, in place of the file's directory.
+    pub root: Option<PathBuf>,
+    /// Which services are started.
+    pub choice: Choice,
+    /// `-t`: the whole shutdown, and the grace period of every service that does not say its own.
+    pub stop_timeout: Option<Duration>,
+    /// `--restart`, `--no-restart`.
+    pub ending: Option<Ending>,
+    /// Who started firstmate.
+    pub started_by: StartedBy,
 }
 
 /// The file to use: `-f FILE`, `$FIRSTMATE_CONFIG`, `./firstmate.toml`, `./Procfile`, `/etc/firstmate/firstmate.toml`. Whether an explicit
@@ -107,6 +127,18 @@ pub fn find(explicit: Option<&Path>, env: &BTreeMap<OsString, OsString>, cwd: &P
 /// # Errors
 /// Every problem there is, warnings included, in the order of the files and their lines.
 pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
+    load_noting(path, inputs, None).map(|(loaded, _)| loaded)
+}
+
+/// As [`load`], and where each value came from.
+///
+/// # Errors
+/// Those of [`load`].
+pub fn explain(path: &Path, inputs: &Inputs) -> Result<(Loaded, Origins), Vec<Diagnostic>> {
+    load_noting(path, inputs, Some(Box::default())).map(|(loaded, origins)| (loaded, origins.map(|origins| *origins).unwrap_or_default()))
+}
+
+fn load_noting(path: &Path, inputs: &Inputs, origins: Option<Box<Origins>>) -> Result<(Loaded, Option<Box<Origins>>), Vec<Diagnostic>> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let shown = shown(&absolute);
     let base = absolute.parent().unwrap_or(Path::new("/")).to_owned();
@@ -118,7 +150,7 @@ pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
         ]);
     }
     let bytes = read(&absolute).map_err(|why| vec![Diagnostic::whole(Severity::Error, &shown, format!("cannot read the file: {why}"))])?;
-    let mut join = Join { base, inputs, problems: Vec::new(), drafts: Vec::new(), incomplete: false, procfile_port: None };
+    let mut join = Join::new(base, inputs, origins);
     let (format, firstmate, memory, main) = if absolute.extension() == Some(OsStr::new("toml")) {
         let (parsed, problems) = file::parse(&shown, &bytes);
         join.take(problems);
@@ -135,12 +167,22 @@ pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
         (Format::Procfile, Firstmate::default(), MemoryTable::default(), main)
     };
     join.env_files();
+    join.mode = Mode::find(format, inputs.started_by, inputs.ending);
     let (spec, settings) = join.assemble(&main, firstmate, memory);
+    let (mode, base_port) = (std::mem::take(&mut join.mode), join.base_port);
+    let (mut common_env, mut remarks) = (std::mem::take(&mut join.common_env), std::mem::take(&mut join.remarks));
+    // It is the base of every entry's port.
+    if base_port.is_some() {
+        common_env.remove(OsStr::new("PORT"));
+    }
+    remarks.extend(mode.remark.clone());
+    let origins = join.origins.take();
     let problems = join.finish();
     match spec {
-        Some(spec) if !problems.iter().any(Diagnostic::is_error) => {
-            Ok(Loaded { spec, settings, warnings: problems, path: path.to_owned(), format })
-        }
+        Some(spec) if !problems.iter().any(Diagnostic::is_error) => Ok((
+            Loaded { spec, settings, warnings: problems, path: path.to_owned(), format, mode, remarks, common_env, base_port },
+            origins,
+        )),
         Some(_) | None => Err(problems),
     }
 }
@@ -152,7 +194,7 @@ pub fn load(path: &Path, inputs: &Inputs) -> Result<Loaded, Vec<Diagnostic>> {
 pub fn check_toml(file: &Path, bytes: &[u8]) -> Result<Spec, Vec<Diagnostic>> {
     let inputs = Inputs::default();
     let base = file.parent().unwrap_or(Path::new("/")).to_owned();
-    let mut join = Join { base, inputs: &inputs, problems: Vec::new(), drafts: Vec::new(), incomplete: false, procfile_port: None };
+    let mut join = Join::new(base, &inputs, None);
     let (parsed, problems) = file::parse(file, bytes);
     join.take(problems);
     let Some(parsed) = parsed else { return Err(join.finish()) };
@@ -200,9 +242,40 @@ struct Join<'a> {
     incomplete: bool,
     /// PORT in the `.env` files.
     procfile_port: Option<(PathBuf, OsString)>,
+    /// What the Procfile's `.env`, or the files of `-e`, say.
+    common_env: Env,
+    /// PORT of the first Procfile entry.
+    base_port: Option<u16>,
+    mode: Mode,
+    remarks: Vec<String>,
+    /// Where values came from, if somebody wants to know.
+    origins: Option<Box<Origins>>,
 }
 
-impl Join<'_> {
+impl<'a> Join<'a> {
+    fn new(base: PathBuf, inputs: &'a Inputs, origins: Option<Box<Origins>>) -> Self {
+        Self {
+            base,
+            inputs,
+            problems: Vec::new(),
+            drafts: Vec::new(),
+            incomplete: false,
+            procfile_port: None,
+            common_env: Env::new(),
+            base_port: None,
+            mode: Mode::default(),
+            remarks: Vec::new(),
+            origins,
+        }
+    }
+
+    /// Does nothing unless somebody wants to know.
+    fn note(&mut self, note: impl FnOnce(&mut Origins)) {
+        if let Some(origins) = &mut self.origins {
+            note(origins);
+        }
+    }
+
     fn take(&mut self, problems: Vec<Diagnostic>) {
         self.problems.extend(problems);
     }
@@ -233,6 +306,7 @@ impl Join<'_> {
 
     fn toml(&mut self, main: Parsed, path: &Path) -> (Firstmate, MemoryTable) {
         self.incomplete |= main.broken;
+        self.note(|origins| origins.note_file(&main.source, true));
         let mut procfile_source = None;
         if let Some(name) = &main.procfile {
             let path = self.base.join(name.get_ref());
@@ -312,6 +386,7 @@ impl Join<'_> {
             return;
         };
         self.incomplete |= parsed.broken;
+        self.note(|origins| origins.note_file(&parsed.source, false));
         for key in &parsed.main_only {
             let message = format!("{} belongs into the main file", key.get_ref());
             self.problems.push(
@@ -366,8 +441,9 @@ impl Join<'_> {
     }
 
     fn procfile(&mut self, procfile: &Procfile, path: &Path) {
-        let directory = path.parent().unwrap_or(&self.base).to_owned();
+        let directory = self.inputs.root.clone().unwrap_or_else(|| path.parent().unwrap_or(&self.base).to_owned());
         let mut defaults = Env::new();
+        let mut places: Vec<(OsString, Place)> = Vec::new();
         if self.inputs.env_files.is_empty() {
             let dotenv = directory.join(".env");
             match std::fs::metadata(&dotenv) {
@@ -376,7 +452,12 @@ impl Join<'_> {
                 Ok(_) | Err(_) => match read(&dotenv) {
                     Ok(bytes) => {
                         let shown = shown(&dotenv);
-                        self.take(dotenv::parse(&shown, &bytes, &self.inputs.env, &mut defaults));
+                        let mut note = |name: &OsStr, line| places.push((name.to_owned(), origin::place_in(&shown, line)));
+                        let wanted = self.origins.is_some();
+                        self.take(match wanted {
+                            true => dotenv::parse_noting(&shown, &bytes, &self.inputs.env, &mut defaults, &mut note),
+                            false => dotenv::parse(&shown, &bytes, &self.inputs.env, &mut defaults),
+                        });
                         self.procfile_port = defaults.get(OsStr::new("PORT")).map(|port| (shown, port.clone()));
                     }
                     Err(why) => {
@@ -386,6 +467,7 @@ impl Join<'_> {
                 },
             }
         }
+        self.common_env.clone_from(&defaults);
         for (index, entry) in procfile.entries.iter().enumerate() {
             let mut draft = Draft::new(&entry.name, &procfile.source, entry.name_span.clone());
             match command_line::parse(&entry.command) {
@@ -397,6 +479,15 @@ impl Join<'_> {
                     draft.command_is_bad = true;
                 }
             }
+            self.note(|origins| {
+                let place = origin::place(&procfile.source, entry.name_span.start);
+                origins.note_service(&entry.name, "command", Origin::File(place.clone()));
+                origins.note_service(&entry.name, "working_dir", Origin::Follows("the Procfile's directory".to_owned()));
+                if entry.name == "release" {
+                    origins.note_service(&entry.name, "type", Origin::Follows("it is called release".to_owned()));
+                }
+                places.iter().for_each(|(variable, place)| origins.note_dotenv(&entry.name, variable, place));
+            });
             draft.kind = (entry.name == "release").then_some(Kind::Oneshot);
             draft.procfile_index = Some(index);
             draft.working_dir = Some(directory.clone());
@@ -408,10 +499,15 @@ impl Join<'_> {
     /// `-e` for every service, then each one's own `env_file`.
     fn env_files(&mut self) {
         let mut common = Env::new();
+        let mut places: Vec<(OsString, Place)> = Vec::new();
         for path in &self.inputs.env_files {
             match read(path) {
                 Ok(bytes) => {
-                    let problems = dotenv::parse(path, &bytes, &self.inputs.env, &mut common);
+                    let mut note = |name: &OsStr, line| places.push((name.to_owned(), origin::place_in(path, line)));
+                    let problems = match self.origins {
+                        Some(_) => dotenv::parse_noting(path, &bytes, &self.inputs.env, &mut common, &mut note),
+                        None => dotenv::parse(path, &bytes, &self.inputs.env, &mut common),
+                    };
                     self.problems.extend(problems);
                     if let Some(port) = common.get(OsStr::new("PORT")) {
                         self.procfile_port = Some((path.clone(), port.clone()));
@@ -420,15 +516,26 @@ impl Join<'_> {
                 Err(why) => self.problems.push(Diagnostic::whole(Severity::Error, path, format!("cannot read the file: {why}"))),
             }
         }
+        self.common_env.extend(common.iter().map(|(name, value)| (name.clone(), value.clone())));
         for draft in &mut self.drafts {
             for (name, value) in &common {
                 draft.env_defaults.insert(name.clone(), value.clone());
+            }
+            if let Some(origins) = &mut self.origins {
+                places.iter().for_each(|(variable, place)| origins.note_dotenv(&draft.name, variable, place));
             }
             for file in &draft.env_files {
                 let path = self.base.join(file.get_ref());
                 match read(&path) {
                     Ok(bytes) => {
-                        let problems = dotenv::parse(&shown(&path), &bytes, &self.inputs.env, &mut draft.env_defaults);
+                        let shown = shown(&path);
+                        let problems = match &mut self.origins {
+                            Some(origins) => {
+                                let mut note = |name: &OsStr, line| origins.note_dotenv(&draft.name, name, &origin::place_in(&shown, line));
+                                dotenv::parse_noting(&shown, &bytes, &self.inputs.env, &mut draft.env_defaults, &mut note)
+                            }
+                            None => dotenv::parse(&shown, &bytes, &self.inputs.env, &mut draft.env_defaults),
+                        };
                         // Services may share a file: its problems are told once.
                         for problem in problems {
                             if !self.problems.contains(&problem) {
@@ -445,12 +552,16 @@ impl Join<'_> {
     }
 
     /// PORT of the first Procfile entry: `-p`, else PORT in .env, else $PORT, else 5000.
-    fn base_port(&mut self) -> u16 {
+    fn find_base_port(&mut self) -> u16 {
         let valid = |text: &OsStr| text.to_str().and_then(|text| text.trim().parse::<u16>().ok()).filter(|port| *port > 0);
         if let Some(port) = self.inputs.port {
+            self.note(|origins| origins.note_port(Origin::CommandLine("-p")));
             return port;
         }
         if let Some((file, text)) = &self.procfile_port {
+            if let Some(origins) = &mut self.origins {
+                origins.note_port_in(file);
+            }
             return valid(text).unwrap_or_else(|| {
                 let message = "PORT in this file is not a port";
                 self.problems.push(Diagnostic::whole(Severity::Error, file, message).help("write a number from 1 to 65535"));
@@ -458,18 +569,26 @@ impl Join<'_> {
             });
         }
         match self.inputs.env.get(OsStr::new("PORT")) {
-            Some(text) if !text.is_empty() => valid(text).unwrap_or_else(|| {
-                let message = "the environment variable PORT is not a port";
-                self.problems
-                    .push(Diagnostic::whole(Severity::Error, Path::new(""), message).help("set it to a number from 1 to 65535, or use -p"));
+            Some(text) if !text.is_empty() => {
+                self.note(|origins| origins.note_port(Origin::Environment("PORT")));
+                valid(text).unwrap_or_else(|| {
+                    let message = "the environment variable PORT is not a port";
+                    let help = "set it to a number from 1 to 65535, or use -p";
+                    self.problems.push(Diagnostic::whole(Severity::Error, Path::new(""), message).help(help));
+                    5000
+                })
+            }
+            Some(_) | None => {
+                self.note(|origins| origins.note_port(Origin::Default));
                 5000
-            }),
-            Some(_) | None => 5000,
+            }
         }
     }
 
     fn assemble(&mut self, main: &Source, firstmate: Firstmate, memory: MemoryTable) -> (Option<Spec>, Settings) {
-        let drafts = std::mem::take(&mut self.drafts);
+        let mut drafts = std::mem::take(&mut self.drafts);
+        let chosen = self.inputs.choice.apply(&mut drafts, self.incomplete, &mut self.problems);
+        self.remarks.extend(chosen.remark);
         let memory = self.memory(main, &drafts, &memory);
         if drafts.is_empty() && !self.incomplete && !self.problems.iter().any(Diagnostic::is_error) {
             self.problems.push(
@@ -477,7 +596,8 @@ impl Join<'_> {
                     .help("a TOML file needs a table such as [services.web] with a command, a Procfile a line such as `web: ./run`"),
             );
         }
-        let base_port = if drafts.iter().any(|draft| draft.procfile_index.is_some()) { self.base_port() } else { 0 };
+        self.base_port = drafts.iter().any(|draft| draft.procfile_index.is_some()).then(|| self.find_base_port());
+        let base_port = self.base_port.unwrap_or_default();
         let ids: BTreeMap<&str, usize> = drafts.iter().enumerate().map(|(id, draft)| (draft.name.as_str(), id)).collect();
         let kind = |draft: &Draft| draft.kind.unwrap_or(Kind::Service);
 
@@ -510,14 +630,31 @@ impl Join<'_> {
                 if let Some((message, instead)) = wrong {
                     self.problems.push(draft.source.error(dependency.span(), message).help(format!("wait until it is {instead}")));
                 }
-                if !own.iter().any(|edge| edge.dependency.service == ServiceId(id)) {
+                if chosen.left_out.contains(&id) {
+                    let message = format!("`{}` does not wait for `{name}`, which the command line leaves out", draft.name);
+                    let help = format!("let it run outside of this stack, or start `{name}` too");
+                    self.problems.push(draft.source.warning(dependency.span(), message).help(help));
+                } else if !own.iter().any(|edge| edge.dependency.service == ServiceId(id)) {
                     own.push(Edge { dependency: Dependency { service: ServiceId(id), condition }, span: Some(dependency.span()) });
                 }
             }
             edges.push(own);
         }
         self.cycles(&drafts, &edges);
+        self.groups(&drafts);
         wait_for_release(&drafts, &mut edges);
+        if let Some(origins) = &mut self.origins {
+            for (draft, own) in drafts.iter().zip(&edges) {
+                for edge in own {
+                    let Some(target) = drafts.get(edge.dependency.service.0) else { continue };
+                    let origin = match &edge.span {
+                        Some(span) => Origin::File(origin::place(&draft.source, span.start)),
+                        None => Origin::Follows("everything waits for the Procfile's release".to_owned()),
+                    };
+                    origins.note_service(&draft.name, &format!("depends_on.{}", target.name), origin);
+                }
+            }
+        }
 
         let entries: Vec<String> = drafts.iter().filter(|draft| draft.procfile_index.is_some()).map(|draft| draft.name.clone()).collect();
         let (stop_timeout, drain) = self.patience(main, &firstmate, &drafts);
@@ -529,8 +666,34 @@ impl Join<'_> {
         let socket = firstmate.socket.map(|path| if path.starts_with('@') { PathBuf::from(path) } else { self.base.join(path) });
         (
             Some(Spec { services, stop_timeout, drain, memory }),
-            Settings { http: firstmate.http, http_details: firstmate.http_details, socket, termination_log },
+            Settings {
+                http: firstmate.http,
+                http_details: firstmate.http_details,
+                socket,
+                termination_log,
+                log_buffer: firstmate.log_buffer,
+            },
         )
+    }
+
+    /// Commands take names of services and of groups alike, so none may be both.
+    fn groups(&mut self, drafts: &[Draft]) {
+        for draft in drafts {
+            for group in &draft.groups {
+                let name = group.get_ref();
+                let message = if RESERVED.contains(&name.as_str()) {
+                    format!("`{name}` cannot be the name of a group: commands use it for every service")
+                } else if let Some(other) = drafts.iter().find(|other| other.name == *name) {
+                    let message = format!("`{name}` cannot be the name of a group: a service is called so");
+                    let diagnostic = draft.source.error(group.span(), message).note(format!("it is defined at {}", other.place()));
+                    self.problems.push(diagnostic.help("rename one of them, so that commands can tell them apart"));
+                    continue;
+                } else {
+                    continue;
+                };
+                self.problems.push(draft.source.error(group.span(), message).help("rename it"));
+            }
+        }
     }
 
     /// The whole shutdown and its drain, and every complaint about what does not fit below the platform's patience.
@@ -544,9 +707,17 @@ impl Join<'_> {
                 None
             }
         };
-        let stop_timeout = match &firstmate.stop_timeout {
-            Some(timeout) => *timeout.get_ref(),
-            None => Patience::stop_timeout(known.as_ref()),
+        let stop_timeout = match (self.inputs.stop_timeout, &firstmate.stop_timeout) {
+            (Some(asked), _) => {
+                self.note(|origins| origins.note("firstmate.stop_timeout", Origin::CommandLine("-t")));
+                asked
+            }
+            (None, Some(timeout)) => *timeout.get_ref(),
+            (None, None) => {
+                let origin = known.as_ref().map_or(Origin::Default, |known| Origin::Follows(known.said()));
+                self.note(|origins| origins.note("firstmate.stop_timeout", origin));
+                Patience::stop_timeout(known.as_ref())
+            }
         };
         let drain = firstmate.drain.as_ref().map_or(Duration::ZERO, |drain| *drain.get_ref());
         if let Some(span) = firstmate.drain.as_ref().map(Spanned::span).filter(|_| drain >= stop_timeout) {
@@ -557,7 +728,7 @@ impl Join<'_> {
             self.problems.push(problem);
         }
         if let Some(known) = known {
-            if let Some(own) = &firstmate.stop_timeout {
+            if let Some(own) = firstmate.stop_timeout.as_ref().filter(|_| self.inputs.stop_timeout.is_none()) {
                 self.problems.extend(known.judge_whole(main, own.span(), stop_timeout));
             }
             for draft in drafts {
@@ -571,8 +742,11 @@ impl Join<'_> {
     }
 
     /// Where the last words go: $FIRSTMATE_TERMINATION_LOG, else the file's, else where Kubernetes looks for them.
-    fn termination_log(&self, firstmate: &Firstmate) -> TerminationLog {
+    fn termination_log(&mut self, firstmate: &Firstmate) -> TerminationLog {
         let variable = self.inputs.env.get(OsStr::new(TERMINATION_LOG)).filter(|path| !path.is_empty());
+        if variable.is_some() {
+            self.note(|origins| origins.note("firstmate.termination_log", Origin::Environment(TERMINATION_LOG)));
+        }
         match variable.map(Path::new).or_else(|| firstmate.termination_log.as_deref().map(Path::new)) {
             None => TerminationLog::Default,
             Some(path) if path == Path::new("off") => TerminationLog::Off,
@@ -583,6 +757,11 @@ impl Join<'_> {
     /// The limit that was given: `--memory-limit`, else $FIRSTMATE_MEMORY_LIMIT, else the file's; `None` is what the container has.
     fn memory_limit(&mut self, table: &MemoryTable) -> Option<u64> {
         let variable = self.inputs.env.get(OsStr::new(MEMORY_LIMIT)).filter(|text| !text.is_empty());
+        if self.inputs.memory_limit.is_some() {
+            self.note(|origins| origins.note("memory.limit", Origin::CommandLine("--memory-limit")));
+        } else if variable.is_some() {
+            self.note(|origins| origins.note("memory.limit", Origin::Environment(MEMORY_LIMIT)));
+        }
         let given = self.inputs.memory_limit.or_else(|| match GivenLimit::parse(&variable?.to_string_lossy()) {
             Ok(limit) => Some(limit),
             Err(why) => {
@@ -774,30 +953,37 @@ impl Join<'_> {
             env_defaults.remove(OsStr::new("PORT"));
         }
         let line = command.into_inner();
+        let first_ends_all = self.mode.first_ends_all && kind == Kind::Service;
         let scope = draft.scope.unwrap_or(if line.shell_stays { Scope::Group } else { Scope::Main });
         Some(Service {
             name: draft.name,
             kind,
             instances,
+            groups: draft.groups.into_iter().map(Spanned::into_inner).collect(),
             depends_on: edges.into_iter().map(|edge| edge.dependency).collect(),
             autostart: draft.autostart.unwrap_or(true),
-            essential: draft.essential.unwrap_or(true),
-            restart: draft.restart.map_or(
-                match kind {
-                    Kind::Service => Restart::Always,
-                    Kind::Oneshot => Restart::Never,
-                },
-                Spanned::into_inner,
-            ),
+            essential: first_ends_all || draft.essential.unwrap_or(true),
+            restart: if first_ends_all {
+                Restart::Never
+            } else {
+                draft.restart.map_or(
+                    match kind {
+                        Kind::Service => Restart::Always,
+                        Kind::Oneshot => Restart::Never,
+                    },
+                    Spanned::into_inner,
+                )
+            },
             success_exit_codes: draft.success_exit_codes.unwrap_or_else(|| vec![0]),
             backoff: draft.backoff,
             give_up_after: draft.give_up_after.unwrap_or(Some(10)),
             start_timeout: draft.start_timeout.map_or(START_TIMEOUT, Spanned::into_inner),
             stop: Stop {
                 signals: draft.stop_signals.unwrap_or_else(|| vec![Signal::TERM]),
-                timeout: draft.stop_timeout.map_or(Duration::from_secs(10), Spanned::into_inner),
+                timeout: draft.stop_timeout.map_or(self.inputs.stop_timeout.unwrap_or(Duration::from_secs(10)), Spanned::into_inner),
                 scope,
             },
+            reload_signal: draft.reload_signal,
             ready,
             live: draft.live.map(Spanned::into_inner),
             memory: ServiceMemory {
@@ -807,7 +993,10 @@ impl Join<'_> {
             },
             launch: Launch {
                 command: line.command,
-                working_dir: draft.working_dir.map_or_else(|| self.base.clone(), |path| self.base.join(path)),
+                working_dir: {
+                    let root = self.inputs.root.as_ref().unwrap_or(&self.base);
+                    draft.working_dir.map_or_else(|| root.clone(), |path| root.join(path))
+                },
                 inherit_env: draft.inherit_env.unwrap_or(true),
                 env_defaults,
                 env: draft.env,

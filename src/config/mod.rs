@@ -6,11 +6,13 @@
 //!
 //! Reference for operators: `docs/configuration.md`.
 
+pub mod choice;
 pub mod command_line;
 pub mod diagnostic;
 pub mod dotenv;
 pub mod file;
 pub mod load;
+pub mod origin;
 mod patience;
 pub mod procfile;
 pub mod values;
@@ -18,10 +20,12 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
+pub use choice::{Choice, Ending, Formation, Mode, StartedBy};
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
 pub use file::log_pattern;
-pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, find, load};
-pub use patience::PLATFORM_PATIENCE;
+pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, explain, find, load};
+pub use origin::{Origin, Origins};
+pub use patience::{PLATFORM_PATIENCE, time_to_stop};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -37,6 +41,38 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Where the platform looks for the last words.
     pub termination_log: TerminationLog,
+    /// What is kept of each instance's lines.
+    pub log_buffer: LogBuffer,
+}
+
+/// `log_buffer` of the file, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogBuffer(u32);
+
+impl LogBuffer {
+    /// The last words of a container have to fit.
+    pub const LEAST: u64 = 4 << 10;
+    /// Of each instance, in memory that the services cannot have.
+    pub const MOST: u64 = 64 << 20;
+
+    /// `None` when it is not within its bounds.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        (Self::LEAST..=Self::MOST).contains(&bytes).then(|| u32::try_from(bytes).ok().map(Self))?
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl Default for LogBuffer {
+    /// Some hundred and fifty lines.
+    fn default() -> Self {
+        Self(16 << 10)
+    }
 }
 
 /// `termination_log` of the file.

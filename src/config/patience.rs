@@ -109,7 +109,7 @@ impl Patience {
     }
 
     /// `Kubernetes waits 30s by default (KUBERNETES_SERVICE_HOST is set)`.
-    fn said(&self) -> String {
+    pub(super) fn said(&self) -> String {
         let default = if self.by_default { " by default" } else { "" };
         format!("{} waits {}{default} ({})", self.platform, show_duration(self.waits), self.evidence)
     }
@@ -152,7 +152,7 @@ impl Patience {
         (stop_timeout, drain): (Duration, Duration),
     ) -> Option<Diagnostic> {
         let all = stop_timeout.saturating_sub(drain);
-        let left = all.saturating_sub(RESERVE.min(all.checked_div(8).unwrap_or_default()));
+        let left = time_to_stop(stop_timeout, drain);
         // One that is as long as the whole loses the last half second of it, of which nobody needs to be warned.
         (wanted > all).then(|| {
             let after = if drain.is_zero() { String::new() } else { format!(", after a drain of {}", show_duration(drain)) };
@@ -177,6 +177,13 @@ impl Patience {
     pub(super) fn note(&self) -> String {
         self.said()
     }
+}
+
+/// How long a service has at most to stop in such a shutdown, before everything that is left gets SIGKILL.
+#[must_use]
+pub fn time_to_stop(stop_timeout: Duration, drain: Duration) -> Duration {
+    let all = stop_timeout.saturating_sub(drain);
+    all.saturating_sub(RESERVE.min(all.checked_div(8).unwrap_or_default()))
 }
 
 /// Rounded up: nobody sets a grace period of 30.5 s.

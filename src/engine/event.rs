@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::announcement::Announcement;
 use super::memory::{MemoryAction, MemoryEvent, MemoryNotice};
 use super::outcome::Outcome;
+use super::roll::RollStop;
 use super::spec::ServiceId;
 use super::{Signal, Timestamp};
 
@@ -100,6 +101,13 @@ pub enum Event {
     },
     /// An operator's wish.
     Command(Command),
+    /// An operator's wish of how many instances a service has from now on, whatever the file says.
+    Scale {
+        /// Of which service; a oneshot has as many as the file says.
+        service: ServiceId,
+        /// 1 to [`MOST_INSTANCES`](super::spec::MOST_INSTANCES).
+        instances: u16,
+    },
     /// News of memory.
     Memory(MemoryEvent),
     /// Stop everything, in order.
@@ -117,6 +125,26 @@ pub enum Verb {
     Stop,
     /// Be up with a new run.
     Restart,
+    /// The same for services with several instances, one after the other: none is ended while another one is not ready.
+    Roll,
+    /// Read the configuration anew: the service's `reload_signal` to the main process. Nothing where there is none.
+    Reload,
+    /// Get this signal, whatever comes of it.
+    Signal {
+        /// Which.
+        signal: Signal,
+        /// Who of the run.
+        to: Reach,
+    },
+}
+
+/// Who of a run gets an operator's signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The main process.
+    Main,
+    /// Every process of the run's tree.
+    Tree,
 }
 
 /// A verb with what it is about.
@@ -157,6 +185,15 @@ pub enum Action {
         run: RunId,
         /// Which signal.
         signal: Signal,
+    },
+    /// Send a signal an operator asked for, and nothing after it.
+    Send {
+        /// Which run.
+        run: RunId,
+        /// Which signal.
+        signal: Signal,
+        /// Who of the run.
+        to: Reach,
     },
     /// SIGKILL to every process of the run's tree.
     KillTree {
@@ -338,6 +375,43 @@ pub enum Notice {
     Stopped {
         /// Who.
         instance: InstanceId,
+    },
+    /// Its instances are being restarted one after the other.
+    RollBegun {
+        /// Of which service.
+        service: ServiceId,
+        /// How many of them.
+        instances: u16,
+    },
+    /// It is this one's turn: its present run is asked to end, if it has one.
+    RollTurn {
+        /// Whose.
+        at: InstanceId,
+        /// How many come after it.
+        left: u16,
+    },
+    /// All of them are ready again.
+    Rolled {
+        /// Of which service.
+        service: ServiceId,
+    },
+    /// The rolling restart ends before its time.
+    RollStopped {
+        /// Where it was.
+        at: InstanceId,
+        /// Why.
+        why: RollStop,
+        /// How many go on with their old run.
+        left: u16,
+    },
+    /// A service has another number of instances than before.
+    Scaled {
+        /// Which.
+        service: ServiceId,
+        /// Before.
+        from: u16,
+        /// From now on.
+        to: u16,
     },
     /// The stack is being stopped.
     ShuttingDown {

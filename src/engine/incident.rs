@@ -409,6 +409,14 @@ impl Engine {
         }
     }
 
+    /// Number and instance of each incident that is kept and came after that one.
+    pub fn incidents_after(&self, number: u64) -> impl Iterator<Item = (u64, Option<&str>)> {
+        let new = self.journal.last.saturating_sub(number);
+        let kept = &self.journal.kept;
+        let skipped = kept.len().saturating_sub(usize::try_from(new).unwrap_or(usize::MAX));
+        kept.iter().skip(skipped).map(|incident| (incident.number, incident.what.instance()))
+    }
+
     /// What will be gone when this event has been taken.
     pub(super) fn witness(&self, now: Timestamp, event: &Event) -> Option<Witness> {
         let Event::Exited { run, .. } = event else { return None };
@@ -494,6 +502,11 @@ impl Engine {
                 | Notice::Completed { .. }
                 | Notice::Blocked { .. }
                 | Notice::Stopping { .. }
+                | Notice::RollBegun { .. }
+                | Notice::RollTurn { .. }
+                | Notice::Rolled { .. }
+                | Notice::RollStopped { .. }
+                | Notice::Scaled { .. }
                 | Notice::ShuttingDown { .. }
                 | Notice::StillWaiting { .. }
                 | Notice::Over { .. } => {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::announcement::{Heard, StaysReady, Voice};
 use super::backoff::Rng;
-use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, RunId, earlier};
+use super::event::{Action, Cause, InstanceId, Notice, ProbeKind, Reach, RunId, earlier};
 use super::probe::{Prober, Tally, Verdict, deadline_of, earliest};
 use super::spec::{Kind, Probe, Readiness, Restart, Service, ServiceId};
 use super::status::Restarts;
@@ -30,6 +30,8 @@ const SAY_EVERY_LATER: Duration = Duration::from_secs(10);
 pub(super) enum Desired {
     Up,
     Down,
+    /// Down, and not there any more: its service has fewer instances now.
+    Gone,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,8 @@ pub(super) struct Instance {
     pub(super) restarts: Restarts,
     pub(super) last_outcome: Option<Outcome>,
     pub(super) been_ready: bool,
+    /// The run an operator last sent a signal to, and which.
+    pub(super) signalled: Option<(u32, Signal)>,
     pub(super) ready_tally: Tally,
     pub(super) live_tally: Tally,
 }
@@ -150,6 +154,7 @@ impl Instance {
             restarts: Restarts { total: 0, crash: 0, live: 0, watchdog: 0, start_timeout: 0, memory: 0, oom: 0 },
             last_outcome: None,
             been_ready: false,
+            signalled: None,
             ready_tally: Tally::NONE,
             live_tally: Tally::NONE,
         }
@@ -464,6 +469,29 @@ impl Instance {
         }
     }
 
+    /// Be up with a new run, as soon as nothing is left of the present one.
+    pub(super) fn restart(&mut self, now: Timestamp, service: &Service, out: &mut Vec<Action>) {
+        self.desired = Desired::Up;
+        (self.failures, self.attempts) = (0, 0);
+        if self.is_idle() {
+            self.state = State::Idle(Idle::Due { waits_for: None });
+        } else {
+            self.begin_end(now, service, Cause::Operator, service.stop.timeout, out);
+            self.wished();
+        }
+    }
+
+    /// An operator's signal. A program that is not executed yet would get it before it could know what to do about it.
+    pub(super) fn send(&mut self, signal: Signal, to: Reach, out: &mut Vec<Action>) {
+        match &self.state {
+            State::Idle(_) | State::Launching { .. } => {}
+            State::Starting { life, .. } | State::Running { life, .. } | State::Ending(Ending { life, .. }) => {
+                self.signalled = Some((life.run, signal));
+                out.push(Action::Send { run: RunId { instance: self.id, run: life.run }, signal, to });
+            }
+        }
+    }
+
     /// SIGKILL at once.
     pub(super) fn kill_now(&mut self, now: Timestamp, service: &Service, cause: Cause, out: &mut Vec<Action>) {
         let run = RunId { instance: self.id, run: self.runs };
@@ -537,6 +565,11 @@ impl Instance {
 
     /// Whether firstmate itself sent the signal this outcome is about.
     fn asked(&self, service: &Service, outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Signaled(signal) if self.signalled == Some((self.runs, *signal))) || self.is_of_stop(service, outcome)
+    }
+
+    /// The same of a signal that was to end it.
+    fn is_of_stop(&self, service: &Service, outcome: &Outcome) -> bool {
         let State::Ending(ending) = &self.state else { return false };
         let signal = match outcome {
             Outcome::Signaled(signal) => signal,
@@ -559,7 +592,7 @@ impl Instance {
         let State::Ending(_) = &self.state else { return false };
         match outcome {
             Outcome::Exited(code) => *code == 0 || service.stop.signals.iter().any(|signal| signal.number().saturating_add(128) == *code),
-            Outcome::Signaled(signal) => *signal != Signal::KILL && self.asked(service, outcome),
+            Outcome::Signaled(signal) => *signal != Signal::KILL && self.is_of_stop(service, outcome),
             Outcome::OomKilled | Outcome::SpawnFailed(_) => false,
         }
     }
@@ -592,7 +625,7 @@ impl Instance {
             out.push(Action::Notice(Notice::Completed { run, took: uptime }));
             return Consequence::Nothing;
         }
-        if !serving || self.desired == Desired::Down {
+        if !serving || self.desired != Desired::Up {
             self.state = State::Idle(Idle::Stopped);
             out.push(Action::Notice(Notice::Stopped { instance: self.id }));
             return Consequence::Nothing;

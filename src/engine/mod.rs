@@ -13,6 +13,8 @@ mod instance;
 pub mod memory;
 pub mod outcome;
 mod probe;
+pub mod roll;
+mod scale;
 pub mod signal;
 pub mod size;
 pub mod spec;
@@ -20,16 +22,18 @@ mod stack;
 pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod text;
 pub mod time;
 #[cfg(test)]
 mod transitions;
 mod view;
 
 pub use announcement::Announcement;
-pub use event::{Action, Bite, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, RunId, ShutdownCause, Verb};
+pub use event::{Action, Bite, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, Reach, RunId, ShutdownCause, Verb};
 pub use incident::Incidents;
 pub use memory::{MemoryAction, MemoryEvent, MemoryNotice};
 pub use outcome::{LaunchError, Outcome, Stage};
+pub use roll::{Roll, RollState, RollStop};
 pub use signal::Signal;
 pub use spec::{ServiceId, Spec};
 pub use stack::Engine;

@@ -10,6 +10,9 @@ use std::time::Duration;
 use super::Signal;
 use super::capability::Rights;
 
+/// More copies of one service than this are a slip of the finger.
+pub const MOST_INSTANCES: u16 = 1_000;
+
 /// A whole, validated file. `config` guarantees: names unique, dependencies exist and have no cycle, `instances >= 1`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
@@ -125,6 +128,8 @@ pub struct Service {
     pub kind: Kind,
     /// Numbered copies, at least 1.
     pub instances: u16,
+    /// Names that stand for it and others on the command line: none is a service's, none twice.
+    pub groups: Vec<String>,
     /// What must hold before an instance is started, at every start.
     pub depends_on: Vec<Dependency>,
     /// Started with firstmate; otherwise only when asked for.
@@ -143,6 +148,8 @@ pub struct Service {
     pub start_timeout: Duration,
     /// How it is asked to end.
     pub stop: Stop,
+    /// What makes its main process read its configuration anew.
+    pub reload_signal: Option<Signal>,
     /// What makes a run ready.
     pub ready: Readiness,
     /// Failing it restarts the instance.

@@ -1,16 +1,18 @@
 //! The whole stack: who may start, who must stop and in which order, and when it is over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::announcement::Heard;
 use super::backoff::Rng;
-use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, RunId, ShutdownCause, Verb, earlier};
+use super::event::{Action, Cause, Command, EndCause, Event, InstanceId, Notice, Reach, RunId, ShutdownCause, Verb, earlier};
 use super::guard::{Decision, Guard, May};
 use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::{Calm, MemoryEvent};
-use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, Spec, Victim};
+use super::roll::Roll;
+use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, ServiceMemory, Spec, Victim};
 use super::{Outcome, Timestamp};
 
 /// Kept free at the end of `stop_timeout` for SIGKILL, the last reaping and the last log line.
@@ -47,7 +49,13 @@ pub(super) const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 pub(super) struct Entry {
     pub(super) service: Shared,
     /// Index of its first instance.
-    first: usize,
+    pub(super) first: usize,
+    /// How many there are, those that are leaving included. The file's number until somebody scales it.
+    pub(super) count: u16,
+    /// The last run of each instance that is there no longer, so that no run is ever numbered twice.
+    pub(super) retired: BTreeMap<u16, u32>,
+    /// The last rolling restart.
+    pub(super) roll: Option<Roll>,
     /// Services that depend on it.
     dependents: Vec<ServiceId>,
 }
@@ -92,7 +100,8 @@ impl Engine {
             for number in 1..=service.instances {
                 instances.push(Instance::new(InstanceId { service: ServiceId(index), number }, service.autostart));
             }
-            services.push(Entry { service: Arc::new(service), first, dependents: Vec::new() });
+            let (count, retired) = (service.instances, BTreeMap::new());
+            services.push(Entry { service: Arc::new(service), first, count, retired, roll: None, dependents: Vec::new() });
         }
         let edges: Vec<(ServiceId, ServiceId)> = services
             .iter()
@@ -107,12 +116,7 @@ impl Engine {
         let dependencies_first = dependencies_first(&services);
         let guarded = instances.iter().map(|instance| {
             let service = services.get(instance.id.service.0).map(|entry| &entry.service);
-            let mut policy = service.map(|service| service.memory).unwrap_or_default();
-            // What is not started again is not restarted either, only ended.
-            if policy.victim == Victim::Auto && service.is_some_and(|service| service.restart == Restart::Never) {
-                policy.victim = Victim::Last;
-            }
-            (instance.id, policy)
+            (instance.id, service.map(|service| memory_policy(service)).unwrap_or_default())
         });
         let guard = Guard::new(spec.memory, guarded, now);
         Self {
@@ -155,17 +159,26 @@ impl Engine {
     fn index(&self, id: InstanceId) -> Option<usize> {
         let entry = self.services.get(id.service.0)?;
         let within = usize::from(id.number.checked_sub(1)?);
-        (within < usize::from(entry.service.instances)).then(|| entry.first.saturating_add(within))
+        (within < usize::from(entry.count)).then(|| entry.first.saturating_add(within))
     }
 
     pub(super) fn instance(&self, id: InstanceId) -> Option<&Instance> {
         self.instances.get(self.index(id)?)
     }
 
+    pub(super) fn instance_mut(&mut self, id: InstanceId) -> Option<&mut Instance> {
+        let index = self.index(id)?;
+        self.instances.get_mut(index)
+    }
+
+    pub(super) const fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
     /// The instances of a service.
     pub(super) fn instances_of(&self, id: ServiceId) -> &[Instance] {
         let Some(entry) = self.services.get(id.0) else { return &[] };
-        let end = entry.first.saturating_add(usize::from(entry.service.instances));
+        let end = entry.first.saturating_add(usize::from(entry.count));
         self.instances.get(entry.first..end).unwrap_or(&[])
     }
 
@@ -199,7 +212,7 @@ impl Engine {
     /// When something other than the guard's next look is due.
     pub(super) fn due(&self) -> Timestamp {
         let own = match self.phase {
-            Phase::Serving => None,
+            Phase::Serving => self.roll_due(),
             Phase::Draining { until, .. } => Some(until),
             Phase::Stopping { kill_all_at, deadline, .. } => {
                 let killed = self.instances.iter().all(|instance| !self.may_still_be_killed(instance));
@@ -248,6 +261,8 @@ impl Engine {
         self.suffer(now, consequence, out);
         self.guard.tick(now, out);
         self.tick(now, heard, out);
+        self.roll_on(now, out);
+        self.drop_gone();
         self.reconcile(now, out);
         self.record(now, witness, out.get(before..).unwrap_or_default());
         self.idle_until = self.due();
@@ -363,6 +378,12 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
+            Event::Scale { service, instances } => {
+                if serving {
+                    self.scale(now, service, instances, out);
+                }
+                Consequence::Nothing
+            }
             Event::Memory(event) => {
                 self.take_memory(now, event, out);
                 Consequence::Nothing
@@ -384,10 +405,16 @@ impl Engine {
     }
 
     fn command(&mut self, now: Timestamp, command: &Command, out: &mut Vec<Action>) {
+        match command.verb {
+            Verb::Roll => return self.begin_rolls(now, &command.instances, out),
+            // Who has a new run, or is to have none, is not restarted once more.
+            Verb::Stop | Verb::Restart => self.leave_out_of_rolls(&command.instances),
+            Verb::Start | Verb::Reload | Verb::Signal { .. } => {}
+        }
         for id in &command.instances {
             let Some(index) = self.index(*id) else { continue };
             let Some(service) = self.service(id.service).cloned() else { continue };
-            let Some(instance) = self.instances.get_mut(index) else { continue };
+            let Some(instance) = self.instances.get_mut(index).filter(|instance| instance.desired != Desired::Gone) else { continue };
             let due = State::Idle(Idle::Due { waits_for: None });
             match command.verb {
                 Verb::Start => {
@@ -413,16 +440,15 @@ impl Engine {
                         }
                     }
                 }
-                Verb::Restart => {
-                    instance.desired = Desired::Up;
-                    (instance.failures, instance.attempts) = (0, 0);
-                    if instance.is_idle() {
-                        instance.state = due;
-                    } else {
-                        instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
-                        instance.wished();
+                Verb::Restart => instance.restart(now, &service, out),
+                Verb::Reload => {
+                    if let (Some(signal), false) = (service.reload_signal, matches!(instance.state, State::Ending(_))) {
+                        instance.send(signal, Reach::Main, out);
                     }
                 }
+                Verb::Signal { signal, to } => instance.send(signal, to, out),
+                // Begun above.
+                Verb::Roll => {}
             }
         }
     }
@@ -529,6 +555,11 @@ impl Engine {
         }
     }
 
+    /// The instances of a service but for those that are leaving.
+    pub(super) fn staying(&self, id: ServiceId) -> impl Iterator<Item = &Instance> {
+        self.instances_of(id).iter().filter(|instance| instance.desired != Desired::Gone)
+    }
+
     fn start_what_may_start(&mut self, now: Timestamp, out: &mut Vec<Action>) -> Consequence {
         // Starting one instance makes no condition true, but a blocked one blocks others: again until nothing changes.
         loop {
@@ -586,7 +617,7 @@ impl Engine {
 
     /// Whether a condition holds: for all instances of the service that is waited for.
     fn holds(&self, dependency: Dependency) -> bool {
-        self.instances_of(dependency.service).iter().all(|instance| match dependency.condition {
+        self.staying(dependency.service).all(|instance| match dependency.condition {
             // A oneshot that has ended well was started, too.
             Condition::Started => {
                 matches!(instance.state, State::Starting { .. } | State::Running { .. } | State::Idle(Idle::Completed))
@@ -598,9 +629,7 @@ impl Engine {
 
     /// Whether a service will not run again unless an operator makes it.
     fn is_dead(&self, id: ServiceId) -> bool {
-        self.instances_of(id)
-            .iter()
-            .any(|instance| matches!(instance.state, State::Idle(Idle::Failed | Idle::Exited | Idle::Blocked { .. })))
+        self.staying(id).any(|instance| matches!(instance.state, State::Idle(Idle::Failed | Idle::Exited | Idle::Blocked { .. })))
     }
 
     /// The outcome that a dead service, or the dead one that blocks it, died of.
@@ -784,6 +813,12 @@ impl Engine {
         if self.idle_until != self.due() && self.idle_until != Timestamp::ZERO {
             return Err(format!("something is due at {:?}, and it says {:?}", self.due(), self.idle_until));
         }
+        for index in 0..self.services.len() {
+            let last = self.instances_of(ServiceId(index)).last().ok_or_else(|| format!("service {index} has no instance"))?;
+            if last.desired == Desired::Gone && last.is_idle() {
+                return Err(format!("{:?}: is to be gone, has nothing left and is there", last.id));
+            }
+        }
         for instance in &self.instances {
             let name = format!("{:?}", instance.id);
             if instance.life().is_some_and(|life| life.run != instance.runs) {
@@ -803,7 +838,7 @@ impl Engine {
             if !matches!(self.phase, Phase::Serving) && matches!(instance.state, State::Idle(Idle::Due { .. } | Idle::Backoff { .. })) {
                 return Err(format!("{name}: waits to start while the stack stops"));
             }
-            if matches!(self.phase, Phase::Serving) && instance.desired == Desired::Down {
+            if matches!(self.phase, Phase::Serving) && instance.desired != Desired::Up {
                 let ok = match &instance.state {
                     State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed) | State::Ending(_) => true,
                     State::Idle(Idle::Due { .. } | Idle::Backoff { .. } | Idle::Blocked { .. })
@@ -835,6 +870,13 @@ fn failure_code(outcome: &Outcome) -> i32 {
         0 => 1,
         code => code,
     }
+}
+
+/// What the guard may do with the instances of a service.
+pub(super) fn memory_policy(service: &Service) -> ServiceMemory {
+    // What is not started again is not restarted either, only ended.
+    let never = service.memory.victim == Victim::Auto && service.restart == Restart::Never;
+    ServiceMemory { victim: if never { Victim::Last } else { service.memory.victim }, ..service.memory }
 }
 
 fn dependencies_first(services: &[Entry]) -> Vec<ServiceId> {

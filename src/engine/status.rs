@@ -246,8 +246,27 @@ pub struct ServiceStatus {
     /// Why not; one short line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Names that stand for it and others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// How many instances the file says; absent while it has as many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances_in_file: Option<u16>,
+    /// A rolling restart that goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<RollingStatus>,
     /// In order of their numbers.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// A rolling restart that goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollingStatus {
+    /// The instance whose turn it is; absent while it waits for the others to be ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+    /// Those whose turn is still to come.
+    pub left: Vec<String>,
 }
 
 /// One instance.

@@ -3,6 +3,7 @@
 mod announcements;
 mod guard;
 mod incidents;
+mod operated;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub(super) fn service(name: &str) -> Service {
         name: name.to_owned(),
         kind: Kind::Service,
         instances: 1,
+        groups: Vec::new(),
         depends_on: Vec::new(),
         autostart: true,
         essential: true,
@@ -33,6 +35,7 @@ pub(super) fn service(name: &str) -> Service {
         give_up_after: Some(10),
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
+        reload_signal: None,
         ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),
@@ -95,6 +98,7 @@ pub(super) fn words(engine: &Engine, action: &Action) -> String {
     match action {
         Action::Spawn { run: id } => format!("spawn {}", run(id)),
         Action::Signal { run: id, signal } => format!("{signal} {}", run(id)),
+        Action::Send { run: id, signal, to } => format!("send {signal} to {to:?} of {}", run(id)),
         Action::KillTree { run: id } => format!("kill {}", run(id)),
         Action::Probe { run: id, kind, number } => format!("ask {} {kind:?} {number}", run(id)),
         Action::CancelProbes { run: id } => format!("cancel {}", run(id)),
@@ -130,6 +134,11 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::Stopping { run: id, signal, grace, cause } => format!("stopping {} by {signal} within {grace:?} ({cause:?})", run(id)),
         Notice::Killing { run: id, after } => format!("killing {} after {after:?}", run(id)),
         Notice::Stopped { instance } => format!("stopped {}", one(instance)),
+        Notice::RollBegun { service, instances } => format!("rolling {instances} of {}", name(service)),
+        Notice::RollTurn { at, left } => format!("turn of {}, {left} left", one(at)),
+        Notice::Rolled { service } => format!("rolled {}", name(service)),
+        Notice::RollStopped { at, why, left } => format!("roll stopped at {}: {why:?}, {left} left", one(at)),
+        Notice::Scaled { service, from, to } => format!("scaled {} from {from} to {to}", name(service)),
         Notice::ShuttingDown { within, drain, .. } => format!("shutting down within {within:?}, drain {drain:?}"),
         Notice::StillWaiting { run: id, pid, waited, of } => format!("still waiting for {} ({pid:?}), {waited:?} of {of:?}", run(id)),
         Notice::Over { code, abandoned, .. } => format!("over with {code}, {abandoned} abandoned"),
@@ -1071,6 +1080,7 @@ fn an_operator_is_obeyed_in_every_state() {
             let case = format!("{verb:?} while {name}: {acted:?}, {:?}", rig.state(0));
             let runs = matches!(name, "launching" | "starting" | "running");
             match (verb, name) {
+                (Verb::Roll | Verb::Reload | Verb::Signal { .. }, _) => panic!("{case}"),
                 (Verb::Start | Verb::Restart, "waiting") => assert_eq!(rig.state(0), Waiting, "{case}"),
                 (Verb::Start, _) if runs => assert_eq!(acted, NOTHING, "{case}"),
                 (Verb::Stop | Verb::Restart, _) if runs => {

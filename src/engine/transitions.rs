@@ -163,9 +163,15 @@ fn events() -> Vec<(&'static str, Event)> {
         ("start", command(Verb::Start)),
         ("stop", command(Verb::Stop)),
         ("restart", command(Verb::Restart)),
+        ("reload", command(Verb::Reload)),
+        ("signal USR1 to all", command(Verb::Signal { signal: usr1(), to: Reach::Tree })),
         ("shutdown", Event::Shutdown(ShutdownCause::Command)),
         ("kill all", Event::KillAll),
     ]
+}
+
+fn usr1() -> Signal {
+    Signal::parse("USR1").unwrap()
 }
 
 /// `db` serves and `web` is in the given state. Probes decide at once, delays have no jitter.
@@ -184,6 +190,7 @@ fn engine(case: &Case) -> Engine {
             (false, false) => Readiness::default(),
         },
         live: probes.then(|| one(probe())),
+        reload_signal: Some(Signal::HUP),
         backoff: Backoff { jitter: 0.0, ..Backoff::default() },
         ..service("web")
     };
@@ -348,6 +355,7 @@ fn render() -> String {
                 (Desired::Down, Desired::Up) => "; wanted up",
                 (Desired::Up, Desired::Down) => "; wanted down",
                 (Desired::Up, Desired::Up) | (Desired::Down, Desired::Down) => "",
+                (Desired::Gone, _) | (_, Desired::Gone) => "; wanted away",
             };
             let state = if web.state == before.state { "unchanged".to_owned() } else { state_words(&engine, web, at) };
             let _ = writeln!(table, "{event_name}\n    -> {state}{wanted}");

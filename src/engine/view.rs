@@ -2,9 +2,10 @@
 
 use super::event::InstanceId;
 use super::instance::{BecomesReady, Desired, Ending, Idle, Instance, State};
+use super::roll::RollState;
 use super::spec::{Condition, Kind, Service};
 use super::stack::{Engine, Phase};
-use super::status::{InstanceStatus, Phase as PhaseName, ServiceStatus, StateName, Status};
+use super::status::{InstanceStatus, Phase as PhaseName, RollingStatus, ServiceStatus, StateName, Status};
 use super::{Cause, EndCause, ServiceId, Timestamp};
 
 impl Engine {
@@ -23,13 +24,13 @@ impl Engine {
         for (index, entry) in self.services.iter().enumerate() {
             let service = &entry.service;
             let instances = self.instances_of(ServiceId(index));
-            let is_ready = instances.iter().all(|one| is_ready(service, one));
+            let is_ready = self.staying(ServiceId(index)).all(|one| is_ready(service, one));
             if counts(service, instances) {
                 ready &= is_ready;
-                started &= instances.iter().all(|one| one.been_ready);
+                started &= self.staying(ServiceId(index)).all(|one| one.been_ready);
             }
             let shown: Vec<InstanceStatus> = instances.iter().map(|one| self.instance_status(now, service, one)).collect();
-            let reason = shown.iter().find(|one| !one.ready).map(|one| match &one.why {
+            let reason = shown.iter().find(|one| !one.ready && !is_ready).map(|one| match &one.why {
                 Some(why) => format!("{} is {}: {why}", one.name, one.state),
                 None => format!("{} is {}", one.name, one.state),
             });
@@ -42,6 +43,9 @@ impl Engine {
                 essential: service.essential,
                 ready: is_ready,
                 reason,
+                groups: service.groups.clone(),
+                instances_in_file: (self.instances_wanted(ServiceId(index)) != service.instances).then_some(service.instances),
+                rolling: self.rolling_status(ServiceId(index)),
                 instances: shown,
             });
         }
@@ -61,6 +65,16 @@ impl Engine {
         }
     }
 
+    fn rolling_status(&self, id: ServiceId) -> Option<RollingStatus> {
+        let roll = self.roll(id).filter(|roll| roll.is_going())?;
+        let name = |number| self.instance_name(InstanceId { service: id, number });
+        let now = match roll.state {
+            RollState::Coming { number, .. } => Some(name(number)),
+            RollState::Waiting { .. } | RollState::Done | RollState::Stopped { .. } => None,
+        };
+        Some(RollingStatus { now, left: roll.left.iter().map(|number| name(*number)).collect() })
+    }
+
     /// What is true of the whole stack, counted without making a text of anything.
     #[must_use]
     pub fn tally(&self) -> Tally {
@@ -69,7 +83,7 @@ impl Engine {
             let instances = self.instances_of(ServiceId(index));
             if counts(&entry.service, instances) {
                 tally.of = tally.of.saturating_add(1);
-                let ready = instances.iter().all(|one| is_ready(&entry.service, one));
+                let ready = self.staying(ServiceId(index)).all(|one| is_ready(&entry.service, one));
                 tally.ready = tally.ready.saturating_add(usize::from(ready));
             }
         }
@@ -133,6 +147,7 @@ impl Engine {
                     Cause::Watchdog => Some("its watchdog ends it".to_owned()),
                     Cause::StartTimeout => Some("it was not ready in time".to_owned()),
                     Cause::Memory => Some("the memory guard chose it".to_owned()),
+                    Cause::Operator if instance.desired == Desired::Gone => Some("its service has fewer instances now".to_owned()),
                     Cause::Operator | Cause::Shutdown => None,
                 },
             ),

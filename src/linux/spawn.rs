@@ -155,6 +155,14 @@ impl Environment {
         }
     }
 
+    /// Every name with its value, in no order that means anything.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.strings.iter().filter_map(|entry| {
+            let at = entry.iter().position(|byte| *byte == b'=')?;
+            Some((entry.get(..at)?, entry.get(at.saturating_add(1)..)?))
+        })
+    }
+
     /// The value of `name`.
     #[must_use]
     pub fn get(&self, name: impl AsRef<OsStr>) -> Option<&OsStr> {

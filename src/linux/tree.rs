@@ -398,6 +398,19 @@ impl Trees {
         sent
     }
 
+    /// Sends a signal to every process of the run's tree, its main process first.
+    pub fn signal_all(&mut self, run: RunId, signal: Signal) -> Sent {
+        let members = self.look(run);
+        let mut sent = Sent::default();
+        if let Some(tree) = self.runs.get(&run).filter(|tree| tree.leader_lives) {
+            sent.add(tree.leader, signal_leader(tree.leader, signal, Scope::Main));
+        }
+        for process in members {
+            sent.add(process.pid, signal_exactly(process.pid, process.started, signal));
+        }
+        sent
+    }
+
     /// As `signal`, and then SIGCONT, without which a stopped process would not get to see it.
     pub fn stop(&mut self, run: RunId, signal: Signal, scope: Scope) -> Sent {
         if let Some(tree) = self.runs.get_mut(&run).filter(|tree| !tree.leader_lives) {

@@ -10,6 +10,9 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::engine::text::is_active;
+use serde::{Deserialize, Serialize};
+
 /// Which of a service's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stream {
@@ -20,7 +23,8 @@ pub enum Stream {
 }
 
 /// How much a line of firstmate's own matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// As expected. Not named in the line.
     Info,
@@ -32,6 +36,8 @@ pub enum Level {
 
 /// firstmate's own name in the second column. An instance's always has a dot, so nobody else has it.
 const OWN_NAME: &str = "firstmate";
+/// What it is called in development, as foreman and its family have it.
+const SYSTEM: &str = "system";
 
 /// What foreman uses, in its order: cyan yellow green magenta red blue, then the same bright.
 const COLOURS: [&[u8]; 12] = [
@@ -56,11 +62,21 @@ const SHIFT_IN: u8 = 0x0f;
 /// Width of the third column on a terminal: that of `error`.
 const STREAM_WIDTH: usize = 5;
 
+/// What the way firstmate is run changes about its lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// firstmate's own lines are named `system`, and a terminal shows `TIME NAME | text`, without the stream.
+    pub development: bool,
+    /// There is no time.
+    pub no_timestamp: bool,
+}
+
 /// How lines look, with the text of the present second.
 #[derive(Debug, Clone)]
 pub struct Format {
     terminal: bool,
     colour: bool,
+    look: Look,
     name_width: usize,
     /// Seconds since 1970 that `text` stands for.
     second: Option<u64>,
@@ -78,12 +94,29 @@ impl Format {
     /// The format for where the lines go: a terminal or not, and whether colour is unwanted there.
     #[must_use]
     pub fn detect(is_terminal: bool, no_colour: bool) -> Self {
-        Self { terminal: is_terminal, colour: is_terminal && !no_colour, name_width: OWN_NAME.len(), second: None, text: Vec::new() }
+        let look = Look::default();
+        Self { terminal: is_terminal, colour: is_terminal && !no_colour, look, name_width: OWN_NAME.len(), second: None, text: Vec::new() }
+    }
+
+    /// The same as it looks when firstmate is run this way.
+    #[must_use]
+    pub fn look(self, look: Look) -> Self {
+        let format = Self { look, ..self };
+        Self { name_width: format.own_name().len(), ..format }
+    }
+
+    const fn own_name(&self) -> &'static str {
+        if self.look.development { SYSTEM } else { OWN_NAME }
+    }
+
+    /// Whether lines have a column of the stream, or of what is wrong.
+    const fn has_words(&self) -> bool {
+        !(self.terminal && self.look.development)
     }
 
     /// Pads every name to the longest of `names` (in bytes; names are ASCII). Only a terminal's lines are padded.
     pub fn fit_names<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
-        self.name_width = names.into_iter().map(str::len).fold(OWN_NAME.len(), usize::max);
+        self.name_width = names.into_iter().map(str::len).fold(self.own_name().len(), usize::max);
     }
 
     /// Appends a line a service wrote, line feed included. `order` is the service's place in the file, for its colour.
@@ -123,17 +156,21 @@ impl Format {
         }
     }
 
-    /// Appends a line of firstmate's own, line feed included. Control characters in `text`, which may quote what others said, are
-    /// shown escaped, so that it stays one line.
+    /// Appends a line of firstmate's own, line feed included. What in `text`, which may quote what others said, could
+    /// disturb more than itself is shown escaped, so that it stays one line.
     pub fn own_line(&mut self, out: &mut Vec<u8>, now: SystemTime, level: Level, text: &str) {
         let (word, colour): (&[u8], &[u8]) = match level {
             Level::Info => (b"", BOLD),
             Level::Warn => (b"warn", b"\x1b[33;1m"),
             Level::Error => (b"error", b"\x1b[31;1m"),
         };
-        self.prefix(out, now, OWN_NAME, word, b'|', colour);
+        self.prefix(out, now, self.own_name(), word, b'|', colour);
+        if !self.has_words() && !word.is_empty() {
+            out.extend_from_slice(word);
+            out.extend_from_slice(b": ");
+        }
         for character in text.chars() {
-            if character.is_control() {
+            if is_active(character) {
                 out.extend(character.escape_default().map(|escaped| u8::try_from(escaped).unwrap_or(b'?')));
             } else {
                 out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
@@ -143,33 +180,41 @@ impl Format {
     }
 
     fn prefix(&mut self, out: &mut Vec<u8>, now: SystemTime, name: &str, word: &[u8], bar: u8, colour: &[u8]) {
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.tell_second(since.as_secs());
         if self.colour {
             out.extend_from_slice(colour);
         }
-        out.extend_from_slice(&self.text);
-        if !self.terminal {
-            let millis = since.subsec_millis();
-            out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+        if !self.look.no_timestamp {
+            self.time(out, now);
+            out.push(b' ');
         }
-        out.push(b' ');
         out.extend_from_slice(name.as_bytes());
         if self.terminal {
             pad(out, self.name_width.saturating_sub(name.len()));
         }
-        if self.terminal || !word.is_empty() {
-            out.push(b' ');
-        }
-        out.extend_from_slice(word);
-        if self.terminal {
-            pad(out, STREAM_WIDTH.saturating_sub(word.len()));
+        if self.has_words() {
+            if self.terminal || !word.is_empty() {
+                out.push(b' ');
+            }
+            out.extend_from_slice(word);
+            if self.terminal {
+                pad(out, STREAM_WIDTH.saturating_sub(word.len()));
+            }
         }
         out.extend_from_slice(&[b' ', bar]);
         if self.colour {
             out.extend_from_slice(RESET);
         }
         out.push(b' ');
+    }
+
+    fn time(&mut self, out: &mut Vec<u8>, now: SystemTime) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.tell_second(since.as_secs());
+        out.extend_from_slice(&self.text);
+        if !self.terminal {
+            let millis = since.subsec_millis();
+            out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+        }
     }
 
     fn tell_second(&mut self, second: u64) {
@@ -223,6 +268,27 @@ pub fn utc(unix_ms: u64) -> String {
     let (year, month, day) = civil_from_days(second / 86_400);
     let (hour, minute, second) = clock(second);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", unix_ms % 1000)
+}
+
+/// A moment as [`utc`] writes it, in milliseconds since 1970; `None` when it is not one.
+#[must_use]
+pub fn parse_utc(text: &str) -> Option<u64> {
+    let (date, clock) = text.strip_suffix('Z')?.split_once('T')?;
+    let number = |text: Option<&str>| text?.parse::<u64>().ok();
+    let mut date = date.split('-');
+    let (year, month, day) = (number(date.next())?, number(date.next())?, number(date.next())?);
+    let mut clock = clock.split([':', '.']);
+    let (hour, minute) = (number(clock.next())?, number(clock.next())?);
+    let (second, millis) = (number(clock.next())?, number(clock.next())?);
+    let fits = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    if !fits || hour > 23 || minute > 59 || second > 60 || millis > 999 {
+        return None;
+    }
+    // The way back of `civil_from_days`: the year begins in March.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    let days = (year * 365 + year / 4 - year / 100 + year / 400 + day_of_year).checked_sub(719_468)?;
+    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis)
 }
 
 /// Hour, minute and second by the time zone of the environment (TZ, /etc/localtime); UTC where there is none.
@@ -294,6 +360,9 @@ mod tests {
     fn a_moment_reads_as_it_does_in_a_line() {
         assert_eq!(utc(NEW_YEARS_EVE * 1000 + 7), "2026-12-31T23:59:59.007Z");
         assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
+        for wrong in ["", "Z", "2026-12-31", "2026-13-01T00:00:00.000Z", "1969-12-31T23:59:59.000Z", "2026-12-31T23:59:59Z", "web.1"] {
+            assert_eq!(parse_utc(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
@@ -330,6 +399,38 @@ mod tests {
             })
             .collect();
         assert_eq!(colours, ["36", "33", "32", "35", "31", "34", "36;1", "33;1", "32;1", "35;1", "31;1", "34;1", "36"]);
+    }
+
+    #[test]
+    fn development_looks_as_foremans_users_know_it() {
+        let time = local_text();
+        let look = Look { development: true, no_timestamp: false };
+        let mut format = Format::detect(true, false).look(look);
+        format.fit_names(["web.1", "js.1"]);
+        assert_eq!(service(&mut format, b"hello", false), format!("\x1b[36m{time} web.1  |\x1b[0m hello\n"));
+        assert_eq!(service(&mut format, b"rest", true), format!("\x1b[36m{time} web.1  +\x1b[0m rest\n"));
+        assert_eq!(own(&mut format, Level::Info, "hello"), format!("\x1b[1m{time} system |\x1b[0m hello\n"));
+        assert_eq!(own(&mut format, Level::Warn, "hello"), format!("\x1b[33;1m{time} system |\x1b[0m warn: hello\n"));
+        format.fit_names(["worker.10"]);
+        assert_eq!(own(&mut format, Level::Error, "hello"), format!("\x1b[31;1m{time} system    |\x1b[0m error: hello\n"));
+        // Whoever reads a file or a pipe finds the columns where they always are.
+        let mut format = Format::detect(false, false).look(look);
+        format.fit_names(["worker.10"]);
+        assert_eq!(service(&mut format, b"hello", false), "2026-12-31T23:59:59.007Z web.1 out | hello\n");
+        assert_eq!(own(&mut format, Level::Warn, "hello"), "2026-12-31T23:59:59.999Z system warn | hello\n");
+    }
+
+    #[test]
+    fn a_line_may_do_without_its_time() {
+        for development in [false, true] {
+            let mut format = Format::detect(false, false).look(Look { development, no_timestamp: true });
+            assert_eq!(service(&mut format, b"hello", false), "web.1 out | hello\n");
+        }
+        let mut format = Format::detect(true, true).look(Look { development: true, no_timestamp: true });
+        assert_eq!(service(&mut format, b"hello", false), "web.1  | hello\n");
+        assert_eq!(own(&mut format, Level::Error, "hello"), "system | error: hello\n");
+        let mut format = Format::detect(true, true).look(Look { development: false, no_timestamp: true });
+        assert_eq!(own(&mut format, Level::Error, "hello"), "firstmate error | hello\n");
     }
 
     #[test]
@@ -373,6 +474,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_moment_is_read_as_it_is_written(unix_ms in 0..253_402_300_800_000_u64) {
+            prop_assert_eq!(parse_utc(&utc(unix_ms)), Some(unix_ms));
+        }
+
         #[test]
         fn utc_is_what_the_c_library_says(second in 0..253_402_300_800_u64) {
             let time = second.try_into().unwrap();

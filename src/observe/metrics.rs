@@ -378,7 +378,17 @@ mod tests {
     }
 
     fn service(name: &str, instances: Vec<InstanceStatus>) -> ServiceStatus {
-        ServiceStatus { name: name.to_owned(), kind: "service".to_owned(), essential: true, ready: true, reason: None, instances }
+        ServiceStatus {
+            name: name.to_owned(),
+            kind: "service".to_owned(),
+            essential: true,
+            ready: true,
+            reason: None,
+            groups: Vec::new(),
+            instances_in_file: None,
+            rolling: None,
+            instances,
+        }
     }
 
     fn status() -> Status {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{Level, memory};
+use super::{Level, memory, operated};
 use crate::engine::Signal;
 use crate::engine::event::{Bite, Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
 use crate::engine::outcome::{LaunchError, Outcome, Stage};
@@ -174,6 +174,11 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             write!(text, "{} stopped", instance(*who))?;
             Level::Info
         }
+        Notice::RollBegun { service, instances } => operated::roll_begun(text, *service, *instances, names)?,
+        Notice::RollTurn { at, left } => operated::roll_turn(text, *at, *left, names)?,
+        Notice::Rolled { service } => operated::rolled(text, *service, names)?,
+        Notice::RollStopped { at, why, left } => operated::roll_stopped(text, *at, *why, *left, names)?,
+        Notice::Scaled { service, from, to } => operated::scaled(text, *service, *from, *to, names)?,
         Notice::ShuttingDown { why, within, drain } => {
             write!(text, "stopping everything within {}", duration(*within))?;
             if !drain.is_zero() {
@@ -346,7 +351,7 @@ pub fn hint(error: &LaunchError) -> Option<&'static str> {
         (Stage::OomScoreAdj, Errno::EACCES | Errno::EPERM) => "below firstmate's own it needs CAP_SYS_RESOURCE; check `oom_score_adj`",
         (Stage::OomScoreAdj, _) => "check `oom_score_adj`, and that /proc is mounted",
         (Stage::User, _) => "check `user`",
-        (Stage::Group, _) => "check `group`",
+        (Stage::Group, _) => "check `group`, which is the Unix group; a name for several services goes into `groups`",
         (Stage::SetUser | Stage::SetGroup | Stage::SupplementaryGroups, Errno::EPERM) => {
             "only root may become somebody else: start firstmate as root, or take out `user` and `group`"
         }
@@ -565,7 +570,12 @@ mod tests {
             ),
             (Stage::Exec, Errno::EIO as i32, "/srv/run.sh", "executing /srv/run.sh: EIO (I/O error); check `command`"),
             (Stage::User, 0, "ww-data: not in /etc/passwd", "looking up user ww-data: not in /etc/passwd; check `user`"),
-            (Stage::Group, 0, "ww-data: not in /etc/group", "looking up group ww-data: not in /etc/group; check `group`"),
+            (
+                Stage::Group,
+                0,
+                "ww-data: not in /etc/group",
+                "looking up group ww-data: not in /etc/group; check `group`, which is the Unix group; a name for several services goes into `groups`",
+            ),
             (
                 Stage::SetUser,
                 Errno::EPERM as i32,

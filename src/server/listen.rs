@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::inside::{self, Body, Line};
 use super::router::{self, Peer};
 use super::socket::{SocketPath, UnixSocket};
 use super::verbs::Backend;
@@ -45,6 +47,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// A request's header fields.
     pub header_fields: usize,
+    /// Clients that follow logs or events at a time, a quarter of them kept for those who may use the verbs.
+    pub followers: usize,
 }
 
 impl Default for Limits {
@@ -57,6 +61,7 @@ impl Default for Limits {
             lifetime: Duration::from_secs(60),
             header_bytes: 8 * 1024,
             header_fields: 64,
+            followers: 8,
         }
     }
 }
@@ -68,6 +73,8 @@ pub struct Counters {
     displaced: Cell<u64>,
     turned_away: Cell<u64>,
     failed: Cell<u64>,
+    /// Clients that follow now.
+    pub(super) followers: Cell<usize>,
 }
 
 impl Counters {
@@ -180,7 +187,7 @@ pub async fn serve_tcp(listener: TcpListener, context: Context) {
                 // Small answers go out at once; where the option is refused they only go out later.
                 let _ = stream.set_nodelay(true);
                 let waiting_since = Rc::new(Cell::new(Instant::now()));
-                let task = connections.spawn_local(serve(stream, peer, context.clone(), Rc::clone(&waiting_since)));
+                let task = connections.spawn_local(serve(stream, peer, context.clone(), Rc::clone(&waiting_since), None));
                 seats.0.push(Seat { task, waiting_since });
             }
             Ok(_) => {}
@@ -207,7 +214,8 @@ pub async fn serve_unix(socket: UnixSocket, context: Context) -> io::Result<Infa
                 let most = context.limits.unix_connections;
                 let most = if peer.may_command().is_ok() { most } else { most - most / 4 };
                 if admit(&connections, most, &context) {
-                    connections.spawn_local(serve(stream, peer, context.clone(), Rc::new(Cell::new(Instant::now()))));
+                    let watch = stream.as_fd().try_clone_to_owned().ok();
+                    connections.spawn_local(serve(stream, peer, context.clone(), Rc::new(Cell::new(Instant::now())), watch));
                 }
             }
             Err(error) => pause(&error, &context).await,
@@ -284,19 +292,30 @@ fn unix_peer(stream: &UnixStream, path: &SocketPath) -> Peer {
     Peer::Unix { uid: credentials.map(|peer| peer.uid()), own: nix::unistd::geteuid().as_raw(), near }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, context: Context, waiting_since: Rc<Cell<Instant>>) {
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    context: Context,
+    waiting_since: Rc<Cell<Instant>>,
+    watch: Option<OwnedFd>,
+) {
     let limits = context.limits;
-    // Whether an answer is being worked on: only a verb takes longer than one turn.
+    // Whether an answer is being worked on: only a verb takes longer than one turn, and who follows reads on for ever.
     let busy = Rc::new(Cell::new(false));
+    let line = Rc::new(Line { watch, busy: Rc::clone(&busy) });
     let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
         // The body is dropped unread; hyper then closes the connection instead of reading on.
         let (parts, _) = request.into_parts();
-        let (backend, busy) = (Rc::clone(&context.backend), Rc::clone(&busy));
+        let (backend, busy, line) = (Rc::clone(&context.backend), Rc::clone(&busy), Rc::clone(&line));
+        let counters = Rc::clone(&context.counters);
         waiting_since.set(Instant::now());
         async move {
             busy.set(true);
-            let response = router::answer(parts.method, parts.uri, parts.headers, peer, backend).await;
-            busy.set(false);
+            let response = match inside::answer(&parts.method, &parts.uri, peer, &*backend, (limits, &counters), &line).await {
+                Some(response) => response,
+                None => router::answer(parts.method, parts.uri, parts.headers, peer, backend).await.map(Body::Whole),
+            };
+            busy.set(response.body().is_endless());
             Ok::<_, Infallible>(response)
         }
     });

@@ -2,11 +2,13 @@
 //!
 //! Every answer is made from [`Backend::status`]: a request never runs a probe and never touches a service, except for the verbs, which
 //! exist on the Unix socket alone and for root and firstmate's own uid alone. Any bytes from a client end in an answer or a closed
-//! connection; connections, header sizes and lifetimes are bounded by [`Limits`]. Nothing here shows an environment or a command line.
+//! connection; connections, header sizes and lifetimes are bounded by [`Limits`]. Nothing here shows a command line, and an environment only the
+//! Unix socket: its names to everybody, its values to those who may use the verbs.
 //!
 //! The serve functions run on a current-thread runtime inside a `tokio::task::LocalSet`.
 
 mod accept;
+mod inside;
 mod listen;
 mod page;
 mod probes;
@@ -14,8 +16,9 @@ mod router;
 mod socket;
 mod text;
 mod verbs;
+mod wishes;
 
 pub use listen::{Context, Counters, Limits, TcpError, bind_tcp, serve_tcp, serve_unix};
 pub use socket::{BindError, Problem, SocketPath, UnixSocket, bind_first, default_sockets, sockets_of};
 pub use text::printable;
-pub use verbs::{Answer, Backend, MetricsFormat, Reply, Request, Verdict};
+pub use verbs::{Answer, Backend, Feed, Fill, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variable, Variables, Verdict, Wish};

@@ -12,7 +12,8 @@ use hyper::{Method, Response, StatusCode, Uri};
 use super::accept::metrics_format;
 use super::page;
 use super::probes::{self, Probed, Question};
-use super::verbs::{Backend, MetricsFormat, Reply, Request};
+use super::verbs::{Backend, MetricsFormat, Reply};
+use super::wishes::{self, Path};
 use crate::engine::status::Status;
 
 /// Who is asking.
@@ -80,20 +81,12 @@ enum Route {
     Metrics,
     Incidents,
     Page,
-    Verb(Verb),
+    Verb(Path),
     Unknown,
 }
 
-#[derive(Clone, Copy)]
-enum Verb {
-    Start,
-    Stop,
-    Restart,
-    Shutdown,
-}
-
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Prometheus 3 refuses a scrape whose type is not exactly one it knows.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPEN_METRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -154,7 +147,7 @@ pub(super) async fn answer(method: Method, uri: Uri, headers: HeaderMap, peer: P
             response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
             response
         }
-        Route::Verb(verb) => command(verb, query.all("name"), peer, &*backend).await,
+        Route::Verb(path) => command(path, &query, peer, &*backend).await,
         Route::Unknown => plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned()),
     }
 }
@@ -175,13 +168,7 @@ fn route(path: &str, peer: Peer) -> Route {
         "incidents" if rest.is_none() && matches!(peer, Peer::Unix { .. }) => return Route::Incidents,
         "" if rest.is_none() => return Route::Page,
         "v1" if matches!(peer, Peer::Unix { .. }) => {
-            return match rest {
-                Some("start") => Route::Verb(Verb::Start),
-                Some("stop") => Route::Verb(Verb::Stop),
-                Some("restart") => Route::Verb(Verb::Restart),
-                Some("shutdown") => Route::Verb(Verb::Shutdown),
-                _ => Route::Unknown,
-            };
+            return rest.and_then(Path::parse).map_or(Route::Unknown, Route::Verb);
         }
         _ => return Route::Unknown,
     };
@@ -192,19 +179,13 @@ fn route(path: &str, peer: Peer) -> Route {
     }
 }
 
-async fn command(verb: Verb, names: Vec<String>, peer: Peer, backend: &dyn Backend) -> Response<Full<Bytes>> {
+async fn command(path: Path, query: &Query, peer: Peer, backend: &dyn Backend) -> Response<Full<Bytes>> {
     if let Err(why) = peer.may_command() {
         return verb_reply(StatusCode::FORBIDDEN, &Reply::Refused { why });
     }
-    if names.is_empty() && !matches!(verb, Verb::Shutdown) {
-        let why = "no service is named: add ?name=NAME, ?name=NAME.1 or ?name=all".to_owned();
-        return verb_reply(StatusCode::BAD_REQUEST, &Reply::Failed { why });
-    }
-    let request = match verb {
-        Verb::Start => Request::Start(names),
-        Verb::Stop => Request::Stop(names),
-        Verb::Restart => Request::Restart(names),
-        Verb::Shutdown => Request::Shutdown,
+    let request = match wishes::request(path, query) {
+        Ok(request) => request,
+        Err(why) => return verb_reply(StatusCode::BAD_REQUEST, &Reply::Failed { why }),
     };
     let Ok(outcome) = backend.request(request).await else {
         let why = "firstmate is going away and did not finish this".to_owned();
@@ -219,7 +200,7 @@ async fn command(verb: Verb, names: Vec<String>, peer: Peer, backend: &dyn Backe
     verb_reply(code, &outcome)
 }
 
-fn verb_reply(code: StatusCode, outcome: &Reply) -> Response<Full<Bytes>> {
+pub(super) fn verb_reply(code: StatusCode, outcome: &Reply) -> Response<Full<Bytes>> {
     match serde_json::to_string(outcome) {
         Ok(text) => reply(code, JSON, text + "\n"),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the reply: {error}\n")),
@@ -263,11 +244,11 @@ fn probed(probed: Probed) -> Response<Full<Bytes>> {
     plain(StatusCode::from_u16(probed.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), probed.body)
 }
 
-fn plain(code: StatusCode, body: String) -> Response<Full<Bytes>> {
+pub(super) fn plain(code: StatusCode, body: String) -> Response<Full<Bytes>> {
     reply(code, PLAIN, body)
 }
 
-fn reply(code: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
+pub(super) fn reply(code: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = code;
     let headers = response.headers_mut();
@@ -278,10 +259,10 @@ fn reply(code: StatusCode, kind: HeaderValue, body: String) -> Response<Full<Byt
 }
 
 /// A query string's pairs, decoded as application/x-www-form-urlencoded.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let pair = |part: &str| {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             (decoded(key, true), decoded(value, true))
@@ -289,11 +270,11 @@ impl Query {
         Self(text.split('&').filter(|part| !part.is_empty()).map(pair).collect())
     }
 
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.0.iter().any(|(known, _)| known == key)
     }
 
-    fn all(&self, key: &str) -> Vec<String> {
+    pub(super) fn all(&self, key: &str) -> Vec<String> {
         self.0.iter().filter(|(known, value)| known == key && !value.is_empty()).map(|(_, value)| value.clone()).collect()
     }
 }
@@ -333,7 +314,9 @@ const fn hex(digit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verbs::{Feed, Reading, Variables};
     use super::*;
+    use crate::server::Request;
 
     #[test]
     fn queries_are_decoded_and_never_refused() {
@@ -379,6 +362,18 @@ mod tests {
 
         fn request(&self, verb: Request) -> tokio::sync::oneshot::Receiver<Reply> {
             panic!("{verb:?} over TCP");
+        }
+
+        fn logs(&self, _: &Reading) -> Result<Box<dyn Feed>, Reply> {
+            panic!("logs over TCP");
+        }
+
+        fn events(&self, _: &Reading) -> Result<Box<dyn Feed>, Reply> {
+            panic!("events over TCP");
+        }
+
+        fn environment(&self, _: String, _: bool) -> tokio::sync::oneshot::Receiver<Result<Variables, Reply>> {
+            panic!("an environment over TCP");
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::engine::text::is_active;
+
 /// The text with everything that moves a cursor, ends a line or turns the writing direction escaped as Rust escapes it.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
@@ -13,14 +15,6 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         if is_active(character) { safe.extend(character.escape_default()) } else { safe.push(character) }
     }
     Cow::Owned(safe)
-}
-
-/// Control characters (C0, DEL, C1), Unicode's own line ends, and the bidirectional and zero-width formatting characters.
-const fn is_active(character: char) -> bool {
-    matches!(
-        character,
-        '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}'
-    )
 }
 
 /// Printable text for an HTML element or a quoted attribute.

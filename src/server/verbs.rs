@@ -1,12 +1,14 @@
 //! What the server asks of the supervisor, and the answers it carries back.
 
 use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::engine::Incidents;
 use crate::engine::status::Status;
+use crate::engine::{Incidents, Verb};
 
 /// The supervisor as the server sees it.
 pub trait Backend {
@@ -22,6 +24,72 @@ pub trait Backend {
     /// Carries out a verb. The receiver gets the reply once the verb is done with; a dropped sender is told to the client as a supervisor
     /// that is going away.
     fn request(&self, verb: Request) -> oneshot::Receiver<Reply>;
+
+    /// The lines services wrote, in the order in which they came, as the log looks where it is no terminal.
+    ///
+    /// # Errors
+    ///
+    /// A name is nobody's.
+    fn logs(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply>;
+
+    /// What happened, a JSON object a line.
+    ///
+    /// # Errors
+    ///
+    /// A name is nobody's.
+    fn events(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply>;
+
+    /// The environment an instance gets; `values`: with what they are. The receiver is told as with [`Backend::request`].
+    fn environment(&self, name: String, values: bool) -> oneshot::Receiver<Result<Variables, Reply>>;
+}
+
+/// What of the lines is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// `NAME`, `NAME.1` or `all`, not resolved yet; none is everybody.
+    pub names: Vec<String>,
+    /// Only the last so many of all of them together.
+    pub last: Option<usize>,
+    /// Only those that are no older.
+    pub since: Option<Duration>,
+    /// And those that come.
+    pub follow: bool,
+}
+
+/// Where lines come from.
+pub trait Feed {
+    /// Appends whole lines, at most `most` bytes of them but for the last. Pending: nothing is there, and the waker is told when something is.
+    fn poll_fill(&mut self, context: &mut Context<'_>, out: &mut Vec<u8>, most: usize) -> Poll<Fill>;
+}
+
+/// What a feed says after giving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// There is more.
+    More,
+    /// That is all there is now.
+    Now,
+    /// That is all there will be.
+    End,
+}
+
+/// The environment an instance gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variables {
+    /// `web.1`.
+    pub instance: String,
+    /// By name.
+    pub variables: Vec<Variable>,
+}
+
+/// One of them. Bytes that are not UTF-8 are U+FFFD.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variable {
+    /// Its name.
+    pub name: String,
+    /// Absent where it is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
 }
 
 /// The two formats of `/metrics`.
@@ -33,17 +101,46 @@ pub enum MetricsFormat {
     OpenMetrics,
 }
 
-/// A verb. Names are `NAME`, `NAME.1` or `all`, not resolved yet and never empty.
+/// What may be wished of a running supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// Be up.
-    Start(Vec<String>),
-    /// Be down.
-    Stop(Vec<String>),
-    /// Be up with a new run.
-    Restart(Vec<String>),
+    /// Something of instances.
+    Wish(Wish),
+    /// Other numbers of instances.
+    Scale(Scale),
     /// Stop everything, in order, and leave.
     Shutdown,
+}
+
+/// A verb with whom it is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// What is wished.
+    pub verb: Verb,
+    /// `NAME`, `NAME.1`, names of groups or `all`; not resolved yet and never empty.
+    pub names: Vec<String>,
+    /// How long its end is waited for.
+    pub patience: Patience,
+}
+
+/// Another number of instances for some services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    /// Service and number; not judged yet and never empty.
+    pub services: Vec<(String, u16)>,
+    /// How long its end is waited for.
+    pub patience: Patience,
+}
+
+/// How long the end of a verb is waited for. The verb itself goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// As long as the services' own timeouts let it take.
+    Own,
+    /// No longer than that.
+    AtMost(Duration),
+    /// Not at all: the answer says what was begun.
+    None,
 }
 
 /// What came of a verb. As JSON, `result` says which.
@@ -99,6 +196,26 @@ pub enum Verdict {
     AlreadyStopped,
     /// The old run is gone and the new one is up.
     Restarted,
+    /// It was begun, and nobody waits for its end.
+    Begun,
+    /// The signal was sent to it.
+    Signalled {
+        /// `SIGHUP`.
+        signal: String,
+        /// To how many processes.
+        processes: u32,
+    },
+    /// The service has another number of instances now; the answers for these follow.
+    Scaled {
+        /// Before.
+        from: u16,
+        /// From now on.
+        to: u16,
+        /// What the file says, which holds again when firstmate is started anew.
+        in_file: u16,
+    },
+    /// Nothing is left of it, and it is there no longer.
+    Removed,
     /// It was not done.
     Failed {
         /// One short line.

@@ -1,8 +1,11 @@
 //! What services find in their environment.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
+use super::siblings;
+use crate::config::Loaded;
 use crate::engine::spec::Service;
 use crate::engine::{LaunchError, RunId};
 use crate::linux::spawn::Environment;
@@ -15,12 +18,14 @@ const NOT_FOR_SERVICES: [&str; 6] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG
 pub(super) struct Environments {
     inherited: Environment,
     present: Environment,
+    /// How services find one another.
+    siblings: Vec<(OsString, OsString)>,
     marker: Vec<u8>,
 }
 
 impl Environments {
-    pub(super) fn new() -> Self {
-        Self { inherited: inherited(), present: Environment::default(), marker: Vec::new() }
+    pub(super) fn new(siblings: Vec<(OsString, OsString)>) -> Self {
+        Self { inherited: inherited(), present: Environment::default(), siblings, marker: Vec::new() }
     }
 
     /// The one that was prepared last.
@@ -42,6 +47,9 @@ impl Environments {
             if !launch.inherit_env || self.inherited.get(name).is_none() {
                 self.present.set(name, value)?;
             }
+        }
+        for (name, value) in &self.siblings {
+            self.present.set(name, value)?;
         }
         if let Some(port) = launch.port {
             let port = port.saturating_add(run.instance.number.saturating_sub(1));
@@ -70,6 +78,28 @@ impl Environments {
         trees.add_probe_word(&mut self.marker, number);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }
+}
+
+/// The environment of a command that is run beside the stack: that of the service, if it is one's command, and otherwise what the `.env` files
+/// give to all, with the PORT that the first Procfile entry has.
+#[must_use]
+pub fn of_command(loaded: &Loaded, service: Option<&Service>) -> BTreeMap<OsString, OsString> {
+    let launch = service.map(|service| &service.launch);
+    let mut environment = BTreeMap::new();
+    if launch.is_none_or(|launch| launch.inherit_env) {
+        environment.extend(std::env::vars_os().filter(|(name, _)| name != MARKER));
+    }
+    for (name, value) in launch.map_or(&loaded.common_env, |launch| &launch.env_defaults) {
+        environment.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    environment.extend(siblings::ports(&loaded.spec.services));
+    if let Some(port) = launch.map_or(loaded.base_port, |launch| launch.port) {
+        environment.insert("PORT".into(), port.to_string().into());
+    }
+    if let Some(launch) = launch {
+        environment.extend(launch.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+    environment
 }
 
 /// firstmate's own environment, as services get it.

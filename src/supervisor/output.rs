@@ -7,13 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 
-use super::last_lines::LastLines;
+use super::reading::Books;
 use crate::engine::{Engine, InstanceId, Notice, ServiceId};
 use crate::linux::output::{Gap, Origin, Piece, QUEUE, Sink};
 use crate::linux::poll::Poller;
 use crate::observe::metrics::{Lines, OfLog};
 use crate::observe::notice::{self, Names, dropped};
-use crate::observe::{Format, Level, OwnLines, Stream, install, no_colour_wanted};
+use crate::observe::{Format, Level, Look, OwnLines, Stream, install, no_colour_wanted};
 
 /// The names of services and instances, made once.
 struct NameTable {
@@ -32,7 +32,8 @@ pub(super) struct Output {
     sink: Arc<Mutex<Sink>>,
     format: Format,
     names: NameTable,
-    pub(super) last_lines: LastLines,
+    /// What was said, for whoever asks later or reads along.
+    pub(super) books: Books,
     /// Of each instance's standard output and standard error, as `names` has them.
     counts: Vec<Vec<[Lines; 2]>>,
     line: Vec<u8>,
@@ -40,10 +41,10 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64) -> std::io::Result<Self> {
+    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64, log_buffer: usize, look: Look) -> std::io::Result<Self> {
         let stdout = std::io::stdout();
         let no_colour = no_colour_wanted(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
-        let mut format = Format::detect(stdout.is_terminal(), no_colour);
+        let mut format = Format::detect(stdout.is_terminal(), no_colour).look(look);
         let services: Vec<String> = engine.names().map(ToOwned::to_owned).collect();
         let mut instances: Vec<Vec<String>> = services.iter().map(|_| Vec::new()).collect();
         for id in engine.instance_ids() {
@@ -71,11 +72,24 @@ impl Output {
             sink,
             format,
             names: NameTable { services, instances },
-            last_lines: LastLines::default(),
+            books: Books::new(log_buffer),
             counts,
             line: Vec::new(),
             text: String::new(),
         })
+    }
+
+    /// The service has so many instances now. Names and counts of those that have gone stay: they may come again.
+    pub(super) fn fit(&mut self, service: ServiceId, instances: u16) {
+        let (Some(name), Some(numbered)) = (self.names.services.get(service.0), self.names.instances.get_mut(service.0)) else { return };
+        for number in numbered.len().saturating_add(1)..=usize::from(instances) {
+            numbered.push(format!("{name}.{number}"));
+        }
+        let known = numbered.len();
+        if let Some(counts) = self.counts.get_mut(service.0) {
+            counts.resize_with(known, Default::default);
+        }
+        self.format.fit_names(self.names.instances.iter().flatten().map(String::as_str));
     }
 
     /// `web.1`.
@@ -89,9 +103,10 @@ impl Output {
         line.clear();
         let number = usize::from(id.number).saturating_sub(1);
         let name = self.names.instances.get(id.service.0).and_then(|numbered| numbered.get(number)).map_or("?", String::as_str);
-        self.format.service_line(&mut line, SystemTime::now(), name, id.service.0, stream, piece.text, piece.continued);
+        let now = SystemTime::now();
+        self.format.service_line(&mut line, now, name, id.service.0, stream, piece.text, piece.continued);
         let taken = lock(&self.sink).push(&line, Origin::Service);
-        self.last_lines.add(id, piece.text, piece.continued);
+        self.books.line(id, now, stream, piece.text, piece.continued);
         self.line = line;
         if let Some(of_streams) = self.counts.get_mut(id.service.0).and_then(|numbered| numbered.get_mut(number)) {
             let [out, err] = of_streams;
@@ -133,6 +148,7 @@ impl Output {
         let mut text = std::mem::take(&mut self.text);
         let level = notice::tell(notice, &self.names, &mut text);
         self.say(level, &text);
+        self.books.notice(notice, &self.names, level, &text);
         let said = if matches!(notice, Notice::Over { .. }) { text.clone() } else { String::new() };
         self.text = text;
         said

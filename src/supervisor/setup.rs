@@ -18,6 +18,7 @@ use super::measure::Gauges;
 use super::memory::Memory;
 use super::output::Output;
 use super::probes::Probes;
+use super::siblings;
 use super::verbs::{Counter, Desk};
 use super::{LastWords, Options, SINK, STREAM, Supervisor, argv_of, token};
 use crate::config::{Http, Loaded, TerminationLog as Setting};
@@ -31,7 +32,7 @@ use crate::linux::signals::Signals;
 use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::Trees;
 use crate::observe::notice::errno_text;
-use crate::observe::{Level, last_words};
+use crate::observe::{Level, Look, last_words};
 use crate::server::{self, BindError, SocketPath, UnixSocket};
 
 /// Where Kubernetes looks for last words; see terminationMessagePath in its documentation.
@@ -52,7 +53,7 @@ pub(super) fn cannot_run(what: &str, error: &std::io::Error) -> u8 {
 pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reaper: Reaper) -> u8 {
     let origin = Instant::now();
     let started_unix_ms = unix_ms();
-    let Loaded { spec, settings, warnings, path, .. } = loaded;
+    let Loaded { spec, settings, warnings, path, mode, remarks, .. } = loaded;
     let hosts = if needs_hosts(&spec) { Hosts::read() } else { Hosts::default() };
     let (services_count, instances) =
         (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
@@ -67,7 +68,8 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         Ok(poller) => Arc::new(poller),
         Err(error) => return cannot_run("create the event poll", &error),
     };
-    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0)) {
+    let look = Look { development: mode.development, no_timestamp: options.no_timestamp };
+    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0), settings.log_buffer.bytes(), look) {
         Ok(output) => output,
         Err(error) => return cannot_run("write to standard output", &error),
     };
@@ -82,6 +84,9 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
             path.display()
         ),
     );
+    for remark in &remarks {
+        output.say(Level::Info, remark);
+    }
     for warning in &warnings {
         let help = warning.help.as_ref().map_or_else(String::new, |help| format!("; {help}"));
         output.say(Level::Warn, &format!("{}: {}{help}", warning.place(), warning.message));
@@ -89,7 +94,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let termination_log = find_termination_log(&settings.termination_log, &mut output);
 
     let (sender, messages) = mpsc::unbounded_channel();
-    let counter = Rc::new(Counter { engine: Rc::clone(&engine), origin, started_unix_ms, messages: sender.clone(), log: output.health() });
+    let counter = Rc::new(Counter {
+        engine: Rc::clone(&engine),
+        origin,
+        started_unix_ms,
+        messages: sender.clone(),
+        log: output.health(),
+        books: output.books.clone(),
+    });
     let mut context = server::Context::new(counter);
     context.details = settings.http_details;
 
@@ -163,7 +175,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         owners: HashMap::new(),
         runs: BTreeMap::new(),
         clearing: BTreeSet::new(),
-        environments: Environments::new(),
+        environments: Environments::new(siblings::ports(services.iter().map(AsRef::as_ref))),
         services,
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
@@ -175,6 +187,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         memory,
         gauges: Gauges::default(),
         interrupted: false,
+        last_incident: 0,
         termination_log,
         last_words: LastWords::default(),
     };

@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::Message;
 use super::output::LogHealth;
+use super::reading::Books;
+use super::{Message, names};
 use crate::engine::event::earlier;
+use crate::engine::spec::{Kind, Service};
 use crate::engine::status::{InstanceStatus, Phase, StateName, Status};
-use crate::engine::{Command, Engine, Event, Incidents, InstanceId, ShutdownCause, Timestamp, Verb};
+use crate::engine::{Command, Engine, Event, Incidents, InstanceId, RollState, RunId, ServiceId, ShutdownCause, Signal, Timestamp, Verb};
+use crate::linux::tree::Sent;
 use crate::observe::metrics::{self, Exposition};
-use crate::server::{Answer, Backend, MetricsFormat, Reply, Request, Verdict};
+use crate::observe::roll_stop;
+use crate::server::{Answer, Backend, Feed, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variables, Verdict, Wish};
 
 /// Beyond the service's own `stop_timeout` and `start_timeout`.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,6 +37,7 @@ pub(super) struct Counter {
     pub(super) started_unix_ms: Option<u64>,
     pub(super) messages: UnboundedSender<Message>,
     pub(super) log: LogHealth,
+    pub(super) books: Books,
 }
 
 impl Counter {
@@ -70,6 +75,18 @@ impl Backend for Counter {
         let _ = self.messages.send(Message::Asked(Asked { request, reply }));
         receiver
     }
+
+    fn logs(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply> {
+        self.read_logs(asked)
+    }
+
+    fn events(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply> {
+        self.read_events(asked)
+    }
+
+    fn environment(&self, name: String, values: bool) -> oneshot::Receiver<Result<Variables, Reply>> {
+        self.ask_environment(name, values)
+    }
 }
 
 /// Wishes that are being carried out. Bounded by the number of connections, each of which waits for one.
@@ -79,7 +96,6 @@ pub(super) struct Desk {
 }
 
 struct Open {
-    verb: Verb,
     entries: Vec<Entry>,
     until: Timestamp,
     reply: Option<oneshot::Sender<Reply>>,
@@ -88,8 +104,23 @@ struct Open {
 struct Entry {
     id: InstanceId,
     name: String,
+    aim: Aim,
     run_before: u32,
     verdict: Option<Verdict>,
+}
+
+/// What an instance is to come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Up,
+    Down,
+    NewRun,
+    /// A new run when its turn comes, in the rolling restart of this order.
+    Turn(u32),
+    /// A signal is sent to it.
+    Signal(Signal),
+    /// It is there no longer.
+    Gone,
 }
 
 impl Desk {
@@ -97,50 +128,48 @@ impl Desk {
         self.open.iter().map(|open| Some(open.until)).fold(None, earlier)
     }
 
-    /// Takes a wish; the event it means to the engine.
-    pub(super) fn take(&mut self, asked: Asked, engine: &Engine, now: Timestamp) -> Option<Event> {
+    /// Takes a wish; the events it means to the engine.
+    pub(super) fn take(&mut self, asked: Asked, engine: &Engine, now: Timestamp) -> Vec<Event> {
         let Asked { request, reply } = asked;
-        let (verb, names) = match request {
-            Request::Start(names) => (Verb::Start, names),
-            Request::Stop(names) => (Verb::Stop, names),
-            Request::Restart(names) => (Verb::Restart, names),
+        let taken = match request {
+            Request::Wish(wish) => wished(&wish, engine, now),
+            Request::Scale(scale) => scaled(&scale, engine, now),
             Request::Shutdown => {
                 // Who asked may be gone by now; the wish stands.
                 let _ = reply.send(Reply::Done { instances: Vec::new() });
-                return Some(Event::Shutdown(ShutdownCause::Command));
+                return vec![Event::Shutdown(ShutdownCause::Command)];
             }
         };
-        let refusal = match resolve(engine, &names) {
-            Err(unknown) => Err(unknown),
+        let stopping = || Reply::Refused { why: "firstmate is stopping; wait for it to be gone, then start it again".to_owned() };
+        match taken {
             Ok(_) if engine.status(now, "", 0).phase != Phase::Running => {
-                Err(Reply::Refused { why: "firstmate is stopping; wait for it to be gone, then start it again".to_owned() })
+                let _ = reply.send(stopping());
+                Vec::new()
             }
-            Ok(instances) => Ok(instances),
-        };
-        let instances = match refusal {
-            Ok(instances) => instances,
+            Ok((entries, until, events)) => {
+                self.open.push(Open { entries, until, reply: Some(reply) });
+                events
+            }
             Err(no) => {
                 let _ = reply.send(no);
-                return None;
+                Vec::new()
             }
-        };
-        let mut patience = PATIENCE;
-        let entries = instances
-            .iter()
-            .filter_map(|id| {
-                let service = engine.service(id.service)?;
-                patience = patience.max(service.stop.timeout.saturating_add(service.start_timeout).saturating_add(PATIENCE));
-                let status = engine.instance_status_of(now, *id)?;
-                let already = match verb {
-                    Verb::Start if is_up(&status) && status.state != StateName::Completed => Some(Verdict::AlreadyStarted),
-                    Verb::Stop if is_down(&status) => Some(Verdict::AlreadyStopped),
-                    Verb::Start | Verb::Stop | Verb::Restart => None,
-                };
-                Some(Entry { id: *id, name: status.name, run_before: status.run, verdict: already })
-            })
-            .collect();
-        self.open.push(Open { verb, entries, until: now.after(patience), reply: Some(reply) });
-        Some(Event::Command(Command { verb, instances }))
+        }
+    }
+
+    /// What became of an operator's signal.
+    pub(super) fn sent(&mut self, run: RunId, signal: Signal, sent: &Sent) {
+        let waits = |entry: &&mut Entry| entry.id == run.instance && entry.aim == Aim::Signal(signal) && entry.verdict.is_none();
+        for entry in self.open.iter_mut().flat_map(|open| &mut open.entries).filter(waits) {
+            entry.verdict = Some(match sent.refused.first() {
+                None if sent.reached == 0 => Verdict::Failed { why: "it has just ended".to_owned() },
+                None => Verdict::Signalled { signal: signal.to_string(), processes: sent.reached },
+                Some((pid, errno)) => {
+                    let error = std::io::Error::from_raw_os_error(*errno);
+                    Verdict::Failed { why: format!("pid {pid}: {error}; is it another user's, and firstmate not root?") }
+                }
+            });
+        }
     }
 
     /// Answers every wish that is fulfilled, or cannot be.
@@ -150,18 +179,9 @@ impl Desk {
         }
         let stopping = engine.status(now, "", 0).phase != Phase::Running;
         for open in &mut self.open {
-            for entry in &mut open.entries {
-                if entry.verdict.is_some() {
-                    continue;
-                }
-                let Some(status) = engine.instance_status_of(now, entry.id) else { continue };
-                entry.verdict = judge(open.verb, entry.run_before, &status);
-                if entry.verdict.is_none() && stopping && open.verb != Verb::Stop {
-                    entry.verdict = Some(Verdict::Failed { why: "firstmate is stopping".to_owned() });
-                }
-                if entry.verdict.is_none() && open.until <= now {
-                    entry.verdict = Some(Verdict::Failed { why: still(&status) });
-                }
+            let late = open.until <= now;
+            for entry in open.entries.iter_mut().filter(|entry| entry.verdict.is_none()) {
+                entry.verdict = entry.judged(engine, now, stopping, late);
             }
             if open.entries.iter().all(|entry| entry.verdict.is_some())
                 && let Some(reply) = open.reply.take()
@@ -176,6 +196,211 @@ impl Desk {
         }
         self.open.retain(|open| open.reply.as_ref().is_some_and(|reply| !reply.is_closed()));
     }
+}
+
+impl Entry {
+    fn waits_for_its_turn(&self, engine: &Engine) -> bool {
+        let left = engine.roll(self.id.service).is_some_and(|roll| roll.is_going() && roll.left.contains(&self.id.number));
+        left && matches!(self.aim, Aim::Turn(_))
+    }
+
+    /// `None`: not decided yet.
+    fn judged(&self, engine: &Engine, now: Timestamp, stopping: bool, late: bool) -> Option<Verdict> {
+        let Some(status) = engine.instance_status_of(now, self.id) else {
+            return Some(match self.aim {
+                Aim::Gone => Verdict::Removed,
+                Aim::Down => Verdict::Stopped,
+                Aim::Up | Aim::NewRun | Aim::Turn(_) | Aim::Signal(_) => {
+                    Verdict::Failed { why: "it is there no longer: its service has fewer instances now".to_owned() }
+                }
+            });
+        };
+        let verdict = match self.aim {
+            Aim::Turn(order) => judge_turn(engine, self.id, order, self.run_before, &status),
+            // It would have been sent by now.
+            Aim::Signal(_) => Some(Verdict::Failed { why: format!("it is {}, so there is nothing to send it to", status.state) }),
+            aim @ (Aim::Up | Aim::Down | Aim::NewRun | Aim::Gone) => judge(aim, self.run_before, &status),
+        };
+        let down = matches!(self.aim, Aim::Down | Aim::Gone);
+        match verdict {
+            None if stopping && !down => Some(Verdict::Failed { why: "firstmate is stopping".to_owned() }),
+            None if late && self.waits_for_its_turn(engine) => {
+                Some(Verdict::Failed { why: "its turn has not come; the rolling restart goes on".to_owned() })
+            }
+            None if late => Some(Verdict::Failed { why: still(&status) }),
+            verdict => verdict,
+        }
+    }
+}
+
+type Taken = (Vec<Entry>, Timestamp, Vec<Event>);
+
+/// What a wish means: whom to watch, until when, and what to tell the engine.
+fn wished(wish: &Wish, engine: &Engine, now: Timestamp) -> Result<Taken, Reply> {
+    let mut patience = Duration::ZERO;
+    let mut concerned = Vec::new();
+    let mut entries = Vec::new();
+    for id in names::resolve(engine, &wish.names)? {
+        let (Some(service), Some(status)) = (engine.service(id.service), engine.instance_status_of(now, id)) else { continue };
+        let longest = service.stop.timeout.saturating_add(service.start_timeout).saturating_add(PATIENCE);
+        let (aim, verdict) = match wish.verb {
+            Verb::Start if is_up(&status) && status.state != StateName::Completed => (Aim::Up, Some(Verdict::AlreadyStarted)),
+            Verb::Start => (Aim::Up, None),
+            Verb::Stop if is_down(&status) => (Aim::Down, Some(Verdict::AlreadyStopped)),
+            Verb::Stop => (Aim::Down, None),
+            Verb::Restart => (Aim::NewRun, None),
+            Verb::Roll if !engine.may_roll(id.service) => (Aim::NewRun, Some(Verdict::Failed { why: cannot_roll(service) })),
+            Verb::Roll => {
+                let before = engine.roll(id.service);
+                let order = before.map_or(1, |roll| if roll.is_going() { roll.order } else { roll.order.saturating_add(1) });
+                (Aim::Turn(order), None)
+            }
+            Verb::Reload => match service.reload_signal {
+                Some(signal) => (Aim::Signal(signal), None),
+                None => (Aim::NewRun, Some(Verdict::Failed { why: cannot_reload(service) })),
+            },
+            Verb::Signal { signal, to: _ } => (Aim::Signal(signal), None),
+        };
+        patience = match aim {
+            // One after the other, and each may first have to wait for the others.
+            Aim::Turn(_) => patience.saturating_add(longest).saturating_add(service.start_timeout),
+            Aim::Up | Aim::Down | Aim::NewRun | Aim::Signal(_) | Aim::Gone => patience.max(longest),
+        };
+        // Who is up, or down, already gets the wish as well: it may be about to change.
+        let refused = matches!(verdict, Some(Verdict::Failed { .. }));
+        if !refused {
+            concerned.push(id);
+        }
+        entries.push(Entry { id, name: status.name, aim, run_before: status.run, verdict });
+    }
+    let until = until(&mut entries, wish.patience, patience, now);
+    Ok((entries, until, vec![Event::Command(Command { verb: wish.verb, instances: concerned })]))
+}
+
+/// The same of other numbers of instances.
+fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply> {
+    let mut patience = Duration::ZERO;
+    let (mut entries, mut events) = (Vec::new(), Vec::new());
+    let mut wanted: Vec<(ServiceId, u16)> = Vec::new();
+    for (name, to) in &scale.services {
+        let id = names::service(engine, name)?;
+        let Some(service) = engine.service(id) else { continue };
+        if wanted.iter().any(|(known, _)| *known == id) {
+            return Err(Reply::Failed { why: format!("{name} is named twice") });
+        }
+        if let Some(why) = cannot_scale(engine, id, service, *to) {
+            return Err(Reply::Failed { why });
+        }
+        wanted.push((id, *to));
+    }
+    for (id, to) in wanted {
+        let Some(service) = engine.service(id) else { continue };
+        let from = engine.instances_wanted(id);
+        patience = patience.max(service.stop.timeout.saturating_add(service.start_timeout).saturating_add(PATIENCE));
+        let entry = |number: u16, aim, verdict, name| Entry { id: InstanceId { service: id, number }, name, aim, run_before: 0, verdict };
+        let scaled = Verdict::Scaled { from, to, in_file: service.instances };
+        entries.push(entry(0, Aim::Gone, Some(scaled), service.name.clone()));
+        let first = engine.instance_status_of(now, InstanceId { service: id, number: 1 });
+        // What is added is wanted as the first is.
+        let added = if first.is_some_and(|first| first.state == StateName::Stopped) { Aim::Down } else { Aim::Up };
+        for number in from.saturating_add(1)..=to {
+            let instance = InstanceId { service: id, number };
+            entries.push(entry(number, added, None, engine.instance_name(instance)));
+        }
+        for number in (to.saturating_add(1)..=from).rev() {
+            let instance = InstanceId { service: id, number };
+            entries.push(entry(number, Aim::Gone, None, engine.instance_name(instance)));
+        }
+        events.push(Event::Scale { service: id, instances: to });
+    }
+    let until = until(&mut entries, scale.patience, patience, now);
+    Ok((entries, until, events))
+}
+
+/// When the answer is due, whatever it is by then.
+fn until(entries: &mut [Entry], asked: Patience, own: Duration, now: Timestamp) -> Timestamp {
+    match asked {
+        Patience::Own => now.after(own.max(PATIENCE)),
+        Patience::AtMost(most) => now.after(most),
+        Patience::None => {
+            // A signal is sent before anybody could leave.
+            for entry in entries.iter_mut().filter(|entry| entry.verdict.is_none() && !matches!(entry.aim, Aim::Signal(_))) {
+                entry.verdict = Some(Verdict::Begun);
+            }
+            now.after(own.max(PATIENCE))
+        }
+    }
+}
+
+fn cannot_roll(service: &Service) -> String {
+    match service.kind {
+        Kind::Oneshot => "a oneshot serves nobody; leave out --rolling".to_owned(),
+        Kind::Service => format!(
+            "{name} has one instance, without which it is not ready; give it a second one (`firstmate scale {name}=2`, or instances = 2 in \
+             the file), or leave out --rolling",
+            name = service.name
+        ),
+    }
+}
+
+fn cannot_reload(service: &Service) -> String {
+    format!(
+        "{name} has no reload_signal; add reload_signal = \"HUP\", or whichever signal makes it read its configuration anew, to \
+         [services.{name}], or use `firstmate restart {name}`",
+        name = service.name
+    )
+}
+
+/// Why a service cannot have so many instances.
+fn cannot_scale(engine: &Engine, id: ServiceId, service: &Service, to: u16) -> Option<String> {
+    let name = &service.name;
+    if service.kind == Kind::Oneshot {
+        return Some(format!("{name} is a oneshot, which runs as often as the file says"));
+    }
+    let port = service.launch.port?;
+    let Some(last) = port.checked_add(to.saturating_sub(1)) else {
+        return Some(format!("no PORT is left for {name}.{to}: {port} + {} is beyond 65535", to.saturating_sub(1)));
+    };
+    // Only a number that grows can take another's ports.
+    if to <= engine.instances_wanted(id) {
+        return None;
+    }
+    (0..engine.names().count()).map(ServiceId).filter(|other| *other != id).find_map(|other| {
+        let first = engine.service(other)?.launch.port?;
+        let end = first.saturating_add(engine.instances_wanted(other).saturating_sub(1));
+        let taken = port.max(first);
+        (taken <= last.min(end)).then(|| {
+            let whose = InstanceId { service: other, number: taken.saturating_sub(first).saturating_add(1) };
+            format!(
+                "{name}.{} would get PORT {taken}, which is that of {}",
+                taken.saturating_sub(port).saturating_add(1),
+                engine.instance_name(whose)
+            )
+        })
+    })
+}
+
+/// What came of an instance's turn in a rolling restart.
+fn judge_turn(engine: &Engine, id: InstanceId, order: u32, run_before: u32, status: &InstanceStatus) -> Option<Verdict> {
+    let roll = engine.roll(id.service).filter(|roll| roll.order == order);
+    if roll.is_some_and(|roll| roll.is_pending(id.number)) {
+        return None;
+    }
+    let stopped = roll.and_then(|roll| match roll.state {
+        RollState::Stopped { at, why } => Some((at, why, roll.left.contains(&id.number))),
+        RollState::Waiting { .. } | RollState::Coming { .. } | RollState::Done => None,
+    });
+    let name = |number| engine.instance_name(InstanceId { number, ..id });
+    Some(match stopped {
+        Some((at, why, _)) if at == id.number => {
+            let why = roll_stop(why, name);
+            let now = status.why.as_deref().filter(|_| status.run > run_before).map(|why| format!(" ({why})")).unwrap_or_default();
+            Verdict::Failed { why: format!("{why}{now}") }
+        }
+        Some((at, _, true)) => Verdict::Failed { why: format!("it keeps its run, since the rolling restart stopped at {}", name(at)) },
+        Some(_) | None if status.run > run_before && is_up(status) => Verdict::Restarted,
+        Some(_) | None => Verdict::Failed { why: still(status) },
+    })
 }
 
 fn is_up(status: &InstanceStatus) -> bool {
@@ -200,15 +425,17 @@ const fn is_down(status: &InstanceStatus) -> bool {
 }
 
 /// `None`: not decided yet.
-fn judge(verb: Verb, run_before: u32, status: &InstanceStatus) -> Option<Verdict> {
+fn judge(aim: Aim, run_before: u32, status: &InstanceStatus) -> Option<Verdict> {
     let failed = || {
         let why = status.why.clone().unwrap_or_else(|| status.state.to_string());
         Some(Verdict::Failed { why })
     };
-    match verb {
-        Verb::Stop => is_down(status).then_some(Verdict::Stopped),
-        Verb::Start | Verb::Restart => {
-            if status.run <= run_before && !(verb == Verb::Start && status.state == StateName::Running) {
+    match aim {
+        Aim::Down => is_down(status).then_some(Verdict::Stopped),
+        // Judged by others.
+        Aim::Gone | Aim::Turn(_) | Aim::Signal(_) => None,
+        Aim::Up | Aim::NewRun => {
+            if status.run <= run_before && !(aim == Aim::Up && status.state == StateName::Running) {
                 // The new run has not begun; that it never will is known only of these.
                 return match status.state {
                     StateName::Failed if status.why.is_some() && status.pid.is_none() => failed(),
@@ -225,7 +452,7 @@ fn judge(verb: Verb, run_before: u32, status: &InstanceStatus) -> Option<Verdict
             }
             match status.state {
                 StateName::Running | StateName::Completed if is_up(status) => {
-                    Some(if verb == Verb::Start { Verdict::Started } else { Verdict::Restarted })
+                    Some(if aim == Aim::Up { Verdict::Started } else { Verdict::Restarted })
                 }
                 StateName::Backoff | StateName::Failed | StateName::Exited => failed(),
                 StateName::Stopped
@@ -244,25 +471,4 @@ fn still(status: &InstanceStatus) -> String {
         Some(why) => format!("still {}: {why}", status.state),
         None => format!("still {}", status.state),
     }
-}
-
-/// `web`, `web.1` or `all`; each instance once, in the order of the file.
-fn resolve(engine: &Engine, names: &[String]) -> Result<Vec<InstanceId>, Reply> {
-    let all: Vec<(InstanceId, String)> = engine.instance_ids().map(|id| (id, engine.instance_name(id))).collect();
-    let service_of = |name: &str| name.rsplit_once('.').map(|(service, _)| service.to_owned()).unwrap_or_default();
-    for name in names {
-        let known = name == "all" || all.iter().any(|(_, instance)| instance == name || service_of(instance) == *name);
-        if !known {
-            let mut nearest: Option<(usize, &str)> = None;
-            for candidate in engine.names().chain(all.iter().map(|(_, instance)| instance.as_str())) {
-                let distance = strsim::damerau_levenshtein(name, candidate);
-                if distance <= 1 + candidate.len() / 4 && nearest.is_none_or(|(best, _)| distance < best) {
-                    nearest = Some((distance, candidate));
-                }
-            }
-            return Err(Reply::UnknownName { name: name.clone(), suggestion: nearest.map(|(_, found)| found.to_owned()) });
-        }
-    }
-    let wanted = |instance: &str| names.iter().any(|name| name == "all" || name == instance || *name == service_of(instance));
-    Ok(all.iter().filter(|(_, instance)| wanted(instance)).map(|(id, _)| *id).collect())
 }

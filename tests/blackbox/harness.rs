@@ -903,7 +903,8 @@ impl Container {
         self.cli_as(0, arguments)
     }
 
-    pub fn cli_as(&self, uid: u32, arguments: &[&str]) -> (i32, String, String) {
+    /// The same, to be started by whoever wants it beside other things.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         // Other users may not reach the target directory.
         let program = self.dir().join("firstmate");
         if !program.exists() && std::fs::hard_link(env!("CARGO_BIN_EXE_firstmate"), &program).is_err() {
@@ -911,6 +912,11 @@ impl Container {
         }
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("FIRSTMATE_SOCKET", self.socket()).stdin(Stdio::null());
+        command
+    }
+
+    pub fn cli_as(&self, uid: u32, arguments: &[&str]) -> (i32, String, String) {
+        let mut command = self.command(arguments);
         if uid != 0 {
             command.uid(uid).gid(uid);
         }

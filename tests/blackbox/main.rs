@@ -11,12 +11,15 @@ mod cgroup;
 mod harness;
 
 mod announcements;
+mod develop;
 mod ending;
 mod incidents;
 mod launch;
+mod operation;
 mod output;
 mod protocols;
 mod readiness;
+mod reading;
 mod restart;
 mod rights;
 mod signals;

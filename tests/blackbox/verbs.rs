@@ -69,7 +69,7 @@ fn services_are_stopped_started_and_restarted(place: Place) {
 
     let (code, out, error) = container.cli(&["restart", "stoer"]);
     assert_eq!((code, out.as_str()), (4, ""));
-    assert_eq!(error, "error: no service or instance is called `stoer`\n  = help: did you mean `store`?\n");
+    assert_eq!(error, "error: no service, instance or group is called `stoer`\n  = help: did you mean `store`?\n");
     assert_eq!(container.stop(), 0);
 }
 

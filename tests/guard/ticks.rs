@@ -111,6 +111,7 @@ fn a_hundred_thousand_looks_allocate_nothing() {
                 | Action::KillTree { .. }
                 | Action::Probe { .. }
                 | Action::CancelProbes { .. }
+                | Action::Send { .. }
                 | Action::Memory(_)
                 | Action::Exit { .. } => panic!("not in a container where little is used: {action:?}"),
             }

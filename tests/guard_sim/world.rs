@@ -757,6 +757,7 @@ impl<'a> World<'a> {
                 self.judge.notice(self.now, notice, out, index, hard, truth)
             }
             Action::Memory(action) => self.judge.memory_action(self.now, action),
+            Action::Send { run, signal, .. } => Err(format!("{signal} is sent to {run:?}, and no operator is there")),
             Action::Spawn { .. } | Action::Probe { .. } | Action::CancelProbes { .. } | Action::Exit { .. } => Ok(()),
         }
     }
@@ -811,7 +812,7 @@ impl<'a> World<'a> {
                 self.plan(wait, Happening::Perish(*run));
             }
             Action::Memory(action) => self.perform_memory(action, queue),
-            Action::Probe { .. } | Action::CancelProbes { .. } | Action::Notice(_) => {}
+            Action::Probe { .. } | Action::CancelProbes { .. } | Action::Send { .. } | Action::Notice(_) => {}
             Action::Exit { .. } => self.lost = true,
         }
     }

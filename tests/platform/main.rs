@@ -15,6 +15,7 @@ mod compose;
 mod ecs;
 mod hardened;
 mod kubernetes;
+mod plan;
 mod promise;
 mod tools;
 

@@ -99,3 +99,9 @@ pub fn compose(value: &Value) -> Result<(), String> {
     let scratch = Scratch::new("compose.yaml", &value.to_string());
     run("check-jsonschema", &["--builtin-schema", "vendor.compose-spec", scratch.path()]).map(drop)
 }
+
+/// Is it what this schema of the repository's own describes?
+pub fn against(schema: &str, value: &Value) -> Result<(), String> {
+    let scratch = Scratch::new("instance.json", &value.to_string());
+    run("check-jsonschema", &["--schemafile", file(schema).to_str().unwrap(), scratch.path()]).map(drop)
+}

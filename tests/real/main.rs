@@ -13,5 +13,6 @@ mod hands_on;
 mod processes;
 mod procfiles;
 mod programs;
+mod rolling;
 mod sandbox;
 mod stack;

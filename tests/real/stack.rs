@@ -25,14 +25,14 @@ pub fn run_script() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/all-in-one/run"))
 }
 
-struct Stack {
-    firstmate: Firstmate,
+pub struct Stack {
+    pub firstmate: Firstmate,
     directory: PathBuf,
 }
 
 impl Stack {
     /// Comes up in the directory the example's own script prepares.
-    fn start(sandbox: &Sandbox) -> Self {
+    pub fn start(sandbox: &Sandbox) -> Self {
         let directory = sandbox.path().join("stack");
         let mut script = Command::new(run_script());
         let prepared = script.arg("--prepare").env("STACK_DIR", &directory).env("STACK_INSTALL", "0").output().unwrap();
@@ -44,7 +44,7 @@ impl Stack {
     }
 
     /// What the page says in its plain form.
-    fn page(&self) -> Result<BTreeMap<String, u64>, String> {
+    pub fn page(&self) -> Result<BTreeMap<String, u64>, String> {
         match get(PORT, "/?plain=1") {
             Got::Answer(200, text) => {
                 let fields = text.lines().filter_map(|line| line.rsplit_once(' '));
@@ -54,7 +54,7 @@ impl Stack {
         }
     }
 
-    fn enqueue(&self, count: u32, ms: u32) {
+    pub fn enqueue(&self, count: u32, ms: u32) {
         assert_eq!(get(PORT, &format!("/enqueue?n={count}&ms={ms}")), Got::Answer(202, format!("queued {count}\n")));
     }
 
@@ -62,7 +62,7 @@ impl Stack {
         until("the page answers", || self.page().map_err(|why| format!("{why}\n{}", self.firstmate.log())))
     }
 
-    fn wait_until_all_jobs_are_done(&self, queued: u64) {
+    pub fn wait_until_all_jobs_are_done(&self, queued: u64) {
         until("all jobs are done", || {
             let page = self.page()?;
             assert_eq!(page["jobs_queued"], queued, "{page:?}");

@@ -77,6 +77,11 @@ fn random_histories_keep_every_invariant() {
         ("immediate ends", total.kill_alls),
         ("abandoned runs", total.abandoned * 10),
         ("settled at the end", total.settled),
+        ("operators' signals", total.sent),
+        ("turns of rolling restarts", total.turns),
+        ("rolling restarts to their end", total.rolled),
+        ("rolling restarts that stopped", total.rolls_stopped),
+        ("other numbers of instances", total.scaled),
     ] {
         assert!(count > histories / 100, "hardly any {what}: {total:?}");
     }

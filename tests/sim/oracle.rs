@@ -3,14 +3,14 @@
 //! The contract is written here a second time, in other words: what an ended run must be followed by, when a start is due and when
 //! it is forbidden, what a probe's answers amount to, in which order a stop goes, and with which code everything ends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use firstmate::engine::spec::{Condition, Dependency, Kind, Probe, Readiness, Restart, Service, ServiceId};
 use firstmate::engine::status::{Phase, StateName};
 use firstmate::engine::{
-    Action, Announcement, Bite, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RunId, Signal, Spec,
-    Timestamp, Verb,
+    Action, Announcement, Bite, Cause, Command, EndCause, Engine, Event, InstanceId, Notice, Outcome, ProbeKind, RollStop, RunId, Signal,
+    Spec, Timestamp, Verb,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,6 +34,40 @@ struct Known {
     /// Consecutive short runs.
     attempts: u32,
     last_outcome: Option<Outcome>,
+    /// Its service has fewer instances now.
+    leaving: bool,
+}
+
+impl Known {
+    fn new(id: InstanceId, wanted: bool, last: u32) -> Self {
+        Self {
+            id,
+            wanted,
+            last,
+            run: None,
+            done: None,
+            blocked_by: None,
+            not_before: None,
+            failures: 0,
+            attempts: 0,
+            last_outcome: None,
+            leaving: false,
+        }
+    }
+
+    /// It may take work, by what was said of it.
+    fn is_up(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.ready && run.cause.is_none() && run.end.is_none())
+    }
+}
+
+/// A rolling restart.
+#[derive(Debug)]
+struct Roll {
+    /// Whose turn has not come.
+    left: Vec<u16>,
+    /// Whose turn it is, and its last run before.
+    now: Option<(u16, u32)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +192,11 @@ enum End {
 pub struct Oracle {
     spec: Spec,
     known: Vec<Known>,
+    /// The last run of those that are there no longer.
+    retired: BTreeMap<InstanceId, u32>,
+    rolls: BTreeMap<ServiceId, Roll>,
+    /// What `Scaled` must say next.
+    scaled: Option<(ServiceId, u16, u16)>,
     spawned: u64,
     ended: u64,
     expected: Option<(InstanceId, Next)>,
@@ -187,23 +226,15 @@ impl Oracle {
         let mut known = Vec::new();
         for (index, service) in spec.services.iter().enumerate() {
             for number in 1..=service.instances {
-                known.push(Known {
-                    id: InstanceId { service: ServiceId(index), number },
-                    wanted: service.autostart,
-                    last: 0,
-                    run: None,
-                    done: None,
-                    blocked_by: None,
-                    not_before: None,
-                    failures: 0,
-                    attempts: 0,
-                    last_outcome: None,
-                });
+                known.push(Known::new(InstanceId { service: ServiceId(index), number }, service.autostart, 0));
             }
         }
         Self {
             spec: spec.clone(),
             known,
+            retired: BTreeMap::new(),
+            rolls: BTreeMap::new(),
+            scaled: None,
             spawned: 0,
             ended: 0,
             expected: None,
@@ -245,8 +276,9 @@ impl Oracle {
         self.known.iter_mut().find(|known| known.id == id.instance)?.run.as_mut().filter(|run| run.id == id)
     }
 
+    /// The instances of a service but for those that are leaving.
     fn copies(&self, service: ServiceId) -> impl Iterator<Item = &Known> {
-        self.known.iter().filter(move |known| known.id.service == service)
+        self.known.iter().filter(move |known| known.id.service == service && !known.leaving)
     }
 
     /// Before the engine hears of it.
@@ -316,6 +348,7 @@ impl Oracle {
                 }
             }
             Event::Command(command) => self.commanded(now, command),
+            Event::Scale { service, instances } => self.scaled(now, *service, *instances),
             Event::Shutdown(_) => {
                 if !self.stopping && !self.over {
                     self.stopping = true;
@@ -360,8 +393,9 @@ impl Oracle {
             }
             return;
         }
-        let over = run.cause.is_some() || run.end.is_some() || (run.ready_at.is_some() && !notify);
-        if service.kind != Kind::Service || run.executed_at.is_none() || over {
+        // A oneshot has nothing to say but how long its end may take.
+        let mute = service.kind != Kind::Service || run.executed_at.is_none() || run.cause.is_some() || run.end.is_some();
+        if mute || (run.ready_at.is_some() && !notify) {
             return;
         }
         let word = &mut run.word;
@@ -409,31 +443,194 @@ impl Oracle {
         if self.stopping {
             return;
         }
-        for id in &command.instances {
-            let grace = self.service(*id).stop.timeout;
-            let known = self.find(*id);
-            known.wanted = command.verb != Verb::Stop;
-            match (&mut known.run, command.verb) {
-                (None, Verb::Start | Verb::Restart) => {
-                    (known.failures, known.attempts, known.done, known.not_before) = (0, 0, None, None);
-                    known.blocked_by = None;
-                }
-                (None, Verb::Stop) => {
-                    known.not_before = None;
-                    known.blocked_by = None;
-                    known.done = known.done.filter(|done| *done == Done::Completed);
-                }
-                // What is over soon is followed by what was wished.
-                (Some(run), Verb::Start) => run.cause = run.cause.map(|_| Cause::Operator).or(run.end.as_ref().map(|_| Cause::Operator)),
-                (Some(run), Verb::Stop | Verb::Restart) => {
-                    if command.verb == Verb::Restart {
-                        (known.failures, known.attempts) = (0, 0);
-                    }
-                    let by = now.after(grace);
-                    run.kill_by = Some(run.kill_by.map_or(by, |earlier| earlier.min(by)));
-                    run.cause = Some(Cause::Operator);
+        match command.verb {
+            Verb::Start => {}
+            Verb::Stop | Verb::Restart => {
+                for roll in self.rolls.iter_mut() {
+                    roll.1.left.retain(|number| !command.instances.contains(&InstanceId { service: *roll.0, number: *number }));
                 }
             }
+            Verb::Roll => return self.rolled(command),
+            // Nothing is to be otherwise than before.
+            Verb::Reload | Verb::Signal { .. } => return,
+        }
+        for id in &command.instances {
+            if self.known.iter().any(|known| known.id == *id && !known.leaving) {
+                if let Some(Roll { now: Some((number, before)), .. }) = self.rolls.get_mut(&id.service)
+                    && *number == id.number
+                    && command.verb == Verb::Restart
+                {
+                    *before = self.known.iter().find(|known| known.id == *id).map_or(0, |known| known.last);
+                }
+                self.wished(now, *id, command.verb);
+            }
+        }
+    }
+
+    fn wished(&mut self, now: Timestamp, id: InstanceId, verb: Verb) {
+        let grace = self.service(id).stop.timeout;
+        let known = self.find(id);
+        known.wanted = verb != Verb::Stop;
+        match (&mut known.run, verb) {
+            (None, Verb::Start | Verb::Restart) => {
+                (known.failures, known.attempts, known.done, known.not_before) = (0, 0, None, None);
+                known.blocked_by = None;
+            }
+            (None, Verb::Stop) => {
+                known.not_before = None;
+                known.blocked_by = None;
+                known.done = known.done.filter(|done| *done == Done::Completed);
+            }
+            // What is over soon is followed by what was wished.
+            (Some(run), Verb::Start) => run.cause = run.cause.map(|_| Cause::Operator).or(run.end.as_ref().map(|_| Cause::Operator)),
+            (Some(run), Verb::Stop | Verb::Restart) => {
+                if verb == Verb::Restart {
+                    (known.failures, known.attempts) = (0, 0);
+                }
+                let by = now.after(grace);
+                run.kill_by = Some(run.kill_by.map_or(by, |earlier| earlier.min(by)));
+                run.cause = Some(Cause::Operator);
+            }
+            (None | Some(_), Verb::Roll | Verb::Reload | Verb::Signal { .. }) => {}
+        }
+    }
+
+    fn rolled(&mut self, command: &Command) {
+        for index in 0..self.spec.services.len() {
+            let id = ServiceId(index);
+            let named = |known: &&Known| command.instances.contains(&known.id);
+            let named: Vec<u16> = self.copies(id).filter(named).map(|known| known.id.number).collect();
+            if named.is_empty() || self.copies(id).count() < 2 || self.spec.services[index].kind != Kind::Service {
+                continue;
+            }
+            let roll = self.rolls.entry(id).or_insert(Roll { left: Vec::new(), now: None });
+            for number in named {
+                if !roll.left.contains(&number) {
+                    roll.left.push(number);
+                }
+            }
+        }
+    }
+
+    fn scaled(&mut self, now: Timestamp, id: ServiceId, to: u16) {
+        let from = self.copies(id).count() as u16;
+        let to = to.max(1);
+        if self.stopping || self.over || self.spec.services[id.0].kind != Kind::Service || from == to {
+            return;
+        }
+        self.scaled = Some((id, from, to));
+        let wanted = self.copies(id).next().expect("a service has an instance").wanted;
+        for number in from + 1..=to {
+            let instance = InstanceId { service: id, number };
+            match self.known.iter_mut().find(|known| known.id == instance) {
+                Some(known) => {
+                    known.leaving = false;
+                    known.wanted = wanted;
+                    if let Some(run) = &mut known.run {
+                        run.cause = Some(Cause::Operator);
+                    }
+                }
+                None => {
+                    let last = self.retired.remove(&instance).unwrap_or_default();
+                    let at = self.known.iter().position(|known| known.id > instance).unwrap_or(self.known.len());
+                    self.known.insert(at, Known::new(instance, wanted, last));
+                }
+            }
+        }
+        for number in to + 1..=from {
+            let instance = InstanceId { service: id, number };
+            self.wished(now, instance, Verb::Stop);
+            self.find(instance).leaving = true;
+        }
+        if let Some(roll) = self.rolls.get_mut(&id) {
+            roll.left.retain(|number| *number <= to);
+        }
+    }
+
+    /// A turn in a rolling restart: the rule the whole thing is for.
+    fn check_turn(&mut self, now: Timestamp, at: InstanceId, left: u16) -> Result<(), String> {
+        let roll = self.rolls.get(&at.service).ok_or(format!("{at:?} has a turn in a rolling restart nobody asked for"))?;
+        if !roll.left.contains(&at.number) || roll.left.len() != usize::from(left) + 1 {
+            return Err(format!("it is the turn of {at:?}, {left} left, and {roll:?} was asked for"));
+        }
+        if let Some((number, _)) = roll.now.filter(|(number, before)| !self.has_come(at.service, *number, *before)) {
+            return Err(format!("it is the turn of {at:?} while {number} is not back"));
+        }
+        let own = self.copies(at.service).find(|known| known.id == at).ok_or(format!("a turn of {at:?}, which is not there"))?;
+        let others: Vec<&Known> = self.copies(at.service).filter(|known| known.id != at && known.wanted).collect();
+        if own.is_up() && (others.is_empty() || !others.iter().all(|known| known.is_up())) {
+            return Err(format!("{at:?} is ready and is taken away while another one is not ready"));
+        }
+        let before = own.last;
+        let roll = self.rolls.get_mut(&at.service).ok_or("a roll")?;
+        roll.left.retain(|number| *number != at.number);
+        roll.now = Some((at.number, before));
+        self.wished(now, at, Verb::Restart);
+        Ok(())
+    }
+
+    /// Whether it has a new run that is ready, or none is expected of it any more.
+    fn has_come(&self, service: ServiceId, number: u16, before: u32) -> bool {
+        self.copies(service).find(|known| known.id.number == number).is_none_or(|known| known.last > before && known.is_up())
+    }
+
+    /// Who has come back has had its turn, whatever becomes of it later.
+    fn welcome_back(&mut self) {
+        let come: Vec<ServiceId> = self
+            .rolls
+            .iter()
+            .filter(|(id, roll)| roll.now.is_some_and(|(number, before)| self.has_come(**id, number, before)))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in come {
+            if let Some(roll) = self.rolls.get_mut(&id) {
+                roll.now = None;
+            }
+        }
+    }
+
+    /// A rolling restart that may go on does.
+    fn check_rolls(&self) -> Result<(), String> {
+        for (id, roll) in &self.rolls {
+            if let Some((number, before)) = roll.now {
+                let known = self.copies(*id).find(|known| known.id.number == number);
+                if known.is_some_and(|known| known.last > before && (known.run.is_none() || !known.wanted)) {
+                    return Err(format!("{id:?}: {number} has not come back, and the rolling restart goes on"));
+                }
+                if !self.has_come(*id, number, before) {
+                    continue;
+                }
+            }
+            let unready = |number: &u16| self.copies(*id).any(|known| known.id.number == *number && !known.is_up());
+            let first = roll.left.first().ok_or(format!("{id:?}: a rolling restart is done and does not say so"))?;
+            let mut others = self.copies(*id).filter(|known| known.id.number != *first && known.wanted);
+            if roll.left.iter().any(unready) || others.all(Known::is_up) {
+                return Err(format!("{id:?}: a rolling restart could go on and does not: {roll:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_roll_stop(&mut self, at: InstanceId, why: RollStop, left: u16) -> Result<(), String> {
+        let roll = self.rolls.remove(&at.service).ok_or("a rolling restart stops that nobody asked for")?;
+        let known = self.find(at);
+        let is_now = roll.now.is_some_and(|(number, _)| number == at.number);
+        let before = roll.now.map_or(0, |(_, before)| before);
+        let right = match why {
+            RollStop::NotBack => is_now && known.last > before && !known.is_up(),
+            RollStop::NotStarted => is_now && known.last == before && known.run.is_none(),
+            RollStop::StoppedByOperator => is_now && !known.wanted,
+            RollStop::OtherNotReady(number) => {
+                roll.left.contains(&at.number) && self.copies(at.service).any(|one| one.id.number == number && one.wanted && !one.is_up())
+            }
+            RollStop::NoOther => {
+                roll.left.contains(&at.number) && !self.copies(at.service).any(|one| one.id.number != at.number && one.wanted)
+            }
+        };
+        if right && roll.left.len() == usize::from(left) {
+            Ok(())
+        } else {
+            Err(format!("{why:?} at {at:?}, {left} left, is not so: {roll:?}"))
         }
     }
 
@@ -516,6 +713,10 @@ impl Oracle {
                 }
                 Ok(())
             }
+            Action::Send { run, .. } => match self.present(*run) {
+                Some(run) if run.executed_at.is_some() || run.cause.is_some() => Ok(()),
+                _ => Err(format!("a signal to what does not run: {action:?}")),
+            },
             Action::KillTree { run } => self.check_ending(now, *run, true),
             Action::Probe { run, kind, number } => self.check_probe(now, *run, *kind, *number),
             Action::CancelProbes { run } => {
@@ -565,7 +766,8 @@ impl Oracle {
                     || known.blocked_by.is_some_and(|on| self.is_dead(on))
                     || (!known.wanted && known.last == 0 && !self.service(known.id).autostart))
         };
-        if !self.known.iter().all(rests) || !self.known.iter().any(|known| known.wanted) {
+        let staying = |known: &&Known| !known.leaving || known.run.is_some();
+        if !self.known.iter().filter(staying).all(rests) || !self.known.iter().any(|known| known.wanted) {
             return None;
         }
         let failed = self.known.iter().find(|known| known.done == Some(Done::Failed));
@@ -877,6 +1079,23 @@ impl Oracle {
                     (self.must_end, self.end) = (true, Some(End::Failed(codes)));
                 }
             }
+            Notice::RollBegun { service, instances } => {
+                if self.rolls.get(service).is_none_or(|roll| roll.left.len() != usize::from(*instances) || roll.now.is_some()) {
+                    return Err(format!("{notice:?} of {:?}", self.rolls.get(service)));
+                }
+            }
+            Notice::RollTurn { at, left } => return self.check_turn(now, *at, *left),
+            Notice::Rolled { service } => match self.rolls.remove(service) {
+                Some(Roll { left, now })
+                    if left.is_empty() && now.is_none_or(|(number, before)| self.has_come(*service, number, before)) => {}
+                other => return Err(format!("a rolling restart is said to be done: {other:?}")),
+            },
+            Notice::RollStopped { at, why, left } => return self.check_roll_stop(*at, *why, *left),
+            Notice::Scaled { service, from, to } => {
+                if self.scaled.take() != Some((*service, *from, *to)) {
+                    return Err(format!("{notice:?} was not asked for"));
+                }
+            }
             Notice::ShuttingDown { within, drain, .. } => {
                 if self.end.is_none() {
                     return Err(format!("a stop without a reason: {notice:?}"));
@@ -908,11 +1127,27 @@ impl Oracle {
         Ok(())
     }
 
+    /// The highest go first, and only they can be forgotten.
+    fn forget_gone(&mut self) {
+        for index in 0..self.spec.services.len() {
+            while let Some(at) = self.known.iter().rposition(|known| known.id.service == ServiceId(index))
+                && self.known[at].leaving
+                && self.known[at].run.is_none()
+            {
+                let gone = self.known.remove(at);
+                self.retired.insert(gone.id, gone.last);
+            }
+        }
+    }
+
     pub fn after_step(&mut self, now: Timestamp, engine: &Engine) -> Result<(), String> {
         self.steps += 1;
         self.due = engine.next_deadline();
         if let Some(missing) = self.expected.take() {
             return Err(format!("{missing:?} did not follow"));
+        }
+        if let Some(scaled) = self.scaled.take() {
+            return Err(format!("{scaled:?} was not told"));
         }
         if let Some(run) = self.to_cancel.pop_first() {
             return Err(format!("{run:?} is gone, but its probes were not cancelled"));
@@ -940,6 +1175,11 @@ impl Oracle {
         if !self.stopping && self.nothing_left().is_some() {
             return Err("nothing is left, and it goes on".to_owned());
         }
+        if !self.stopping {
+            self.check_rolls()?;
+            self.welcome_back();
+        }
+        self.forget_gone();
         for known in &self.known {
             match &known.run {
                 Some(run) => self.check_run(run, now)?,
@@ -1048,6 +1288,9 @@ impl Oracle {
                 return Err(format!("{state:?} with ready {ready} and run {} is shown as {row:?}", known.last));
             }
             let copies = || self.copies(known.id.service);
+            if known.leaving {
+                continue;
+            }
             if service.essential && (service.autostart || copies().any(|one| one.wanted || one.last > 0)) {
                 all_ready &= ready;
             }

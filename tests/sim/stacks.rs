@@ -34,6 +34,7 @@ pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
             name: format!("s{index}"),
             kind,
             instances: 1 + chance.below(3) as u16 / 2,
+            groups: Vec::new(),
             depends_on,
             autostart: !chance.percent(10),
             essential: chance.percent(30),
@@ -56,6 +57,7 @@ pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
                 timeout: Duration::from_millis(chance.pick(&[0, 100, 3_000, 10_000])),
                 scope: chance.pick(&[Scope::Main, Scope::Group]),
             },
+            reload_signal: None,
             ready: if chance.percent(50) { Readiness::Probe(probe(chance)) } else { own_word(voices) },
             live: chance.percent(40).then(|| probe(chance)),
             memory: ServiceMemory::default(),
@@ -67,6 +69,16 @@ pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
         stop_timeout: Duration::from_millis(chance.pick(&[500, 1_000, 4_000, 8_000, 25_000])),
         drain: Duration::from_millis(chance.pick(&[0, 0, 300, 2_000, 60_000])),
         memory: Memory::default(),
+    }
+}
+
+/// More instances, and some that know how to reload: what operators can wish something of.
+pub fn for_wishes(spec: &mut Spec, wishes: &mut Chance) {
+    for service in &mut spec.services {
+        if service.kind == Kind::Service {
+            service.instances += wishes.below(3) as u16;
+        }
+        service.reload_signal = wishes.percent(50).then_some(Signal::HUP);
     }
 }
 
@@ -96,6 +108,7 @@ pub fn plain(name: String) -> Service {
         name,
         kind: Kind::Service,
         instances: 1,
+        groups: Vec::new(),
         depends_on: Vec::new(),
         autostart: true,
         essential: true,
@@ -105,6 +118,7 @@ pub fn plain(name: String) -> Service {
         give_up_after: Some(10),
         start_timeout: Duration::from_secs(60),
         stop: Stop { signals: vec![Signal::TERM], timeout: Duration::from_secs(10), scope: Scope::Main },
+        reload_signal: None,
         ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use firstmate::engine::{
-    Action, Command, Engine, Event, InstanceId, LaunchError, Notice, Outcome, RunId, ShutdownCause, Signal, Spec, Stage, Timestamp, Verb,
+    Action, Command, Engine, Event, InstanceId, LaunchError, Notice, Outcome, Reach, RunId, ShutdownCause, Signal, Spec, Stage, Timestamp,
+    Verb,
 };
 
 use firstmate::engine::Announcement;
@@ -38,6 +39,11 @@ pub struct Summary {
     pub kill_alls: u64,
     pub abandoned: u64,
     pub settled: u64,
+    pub sent: u64,
+    pub turns: u64,
+    pub rolled: u64,
+    pub rolls_stopped: u64,
+    pub scaled: u64,
 }
 
 impl Summary {
@@ -62,6 +68,11 @@ impl Summary {
         self.kill_alls += other.kill_alls;
         self.abandoned += other.abandoned;
         self.settled += other.settled;
+        self.sent += other.sent;
+        self.turns += other.turns;
+        self.rolled += other.rolled;
+        self.rolls_stopped += other.rolls_stopped;
+        self.scaled += other.scaled;
     }
 }
 
@@ -126,6 +137,8 @@ struct World {
     chance: Chance,
     /// For what services say of themselves.
     voices: Chance,
+    /// For what operators wish beyond up and down; `None` in histories of odd numbers, which stay as they were without.
+    wishes: Option<Chance>,
     engine: Engine,
     oracle: Oracle,
     spec: Spec,
@@ -167,7 +180,11 @@ pub fn trace(seed: u64) -> String {
 fn played(seed: u64, trace: bool) -> (World, Result<(), String>) {
     let mut chance = Chance::new(seed);
     let mut voices = Chance::new(!seed);
-    let spec = stacks::random(&mut chance, &mut voices);
+    let mut wishes = seed.is_multiple_of(2).then(|| Chance::new(seed.rotate_left(32) ^ 0x5eed));
+    let mut spec = stacks::random(&mut chance, &mut voices);
+    if let Some(wishes) = &mut wishes {
+        stacks::for_wishes(&mut spec, wishes);
+    }
     let now = Timestamp::from_nanos(chance.below(1 << 40));
     let mut world = World {
         engine: Engine::new(spec.clone(), seed, now),
@@ -175,6 +192,7 @@ fn played(seed: u64, trace: bool) -> (World, Result<(), String>) {
         spec,
         chance,
         voices,
+        wishes,
         now,
         planned: BinaryHeap::new(),
         order: 0,
@@ -456,7 +474,33 @@ impl World {
             instances = all;
         }
         let verb = self.chance.pick(&[Verb::Start, Verb::Stop, Verb::Restart]);
-        self.step(Event::Command(Command { verb, instances }))
+        self.step(Event::Command(Command { verb, instances }))?;
+        self.other_wish()
+    }
+
+    /// Rolling restarts, signals, other numbers of instances.
+    fn other_wish(&mut self) -> Result<(), String> {
+        let Some(wishes) = &mut self.wishes else { return Ok(()) };
+        let all: Vec<InstanceId> = self.engine.instance_ids().collect();
+        let mut instances: Vec<InstanceId> = all.iter().copied().filter(|_| wishes.percent(60)).collect();
+        if instances.is_empty() {
+            instances = all;
+        }
+        let event = match wishes.below(10) {
+            0..=4 => Event::Command(Command { verb: Verb::Roll, instances }),
+            5 => Event::Command(Command { verb: Verb::Reload, instances }),
+            6 => {
+                let signal = wishes.pick(&[Signal::TERM, Signal::HUP, Signal::KILL]);
+                let to = wishes.pick(&[Reach::Main, Reach::Tree]);
+                Event::Command(Command { verb: Verb::Signal { signal, to }, instances: instances.into_iter().take(1).collect() })
+            }
+            7 | 8 => {
+                let service = wishes.pick(&instances).service;
+                Event::Scale { service, instances: wishes.below(6) as u16 }
+            }
+            _ => return Ok(()),
+        };
+        self.step(event)
     }
 
     /// Late and nonsensical news: of runs long gone, of runs that never were.
@@ -545,6 +589,14 @@ impl World {
                 let wait = self.chance.wait(Duration::from_millis(if self.well_behaved { 10 } else { 1_500 }));
                 self.plan(wait, Happening::Tell(Event::Probed { run: *run, kind: *kind, number: *number, result }));
             }
+            Action::Send { run, signal, .. } => {
+                self.summary.sent += 1;
+                // Most programs reload at a HUP, and go at the others.
+                let wishes = self.wishes.as_mut().ok_or("a signal nobody asked for")?;
+                if *signal != Signal::HUP && wishes.percent(70) {
+                    self.plan(Duration::from_millis(1), Happening::Die(*run, Outcome::Signaled(*signal)));
+                }
+            }
             Action::CancelProbes { .. } | Action::Memory(_) => {}
             Action::Notice(notice) => match notice {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
@@ -553,6 +605,10 @@ impl World {
                 Notice::StartTimedOut { .. } => self.summary.start_timeouts += 1,
                 Notice::NotReady { .. } => self.summary.not_ready += 1,
                 Notice::Blocked { .. } => self.summary.blocked += 1,
+                Notice::RollTurn { .. } => self.summary.turns += 1,
+                Notice::Rolled { .. } => self.summary.rolled += 1,
+                Notice::RollStopped { .. } => self.summary.rolls_stopped += 1,
+                Notice::Scaled { .. } => self.summary.scaled += 1,
                 Notice::ShuttingDown { drain, .. } => self.summary.drains += u64::from(!drain.is_zero()),
                 Notice::Over { abandoned, .. } => self.summary.abandoned += u64::from(*abandoned),
                 _ => {}

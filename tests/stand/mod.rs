@@ -9,14 +9,18 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use firstmate::engine::Incidents;
 use firstmate::engine::status::{
     GuardActs, InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, MemoryStatus, Phase, Restarts, ServiceStatus, StateName, Status,
 };
-use firstmate::server::{Backend, Context, Limits, MetricsFormat, Reply, Request, SocketPath, UnixSocket, bind_tcp, serve_tcp, serve_unix};
+use firstmate::engine::{Incidents, Verb};
+use firstmate::server::{
+    Backend, Context as ServerContext, Feed, Fill, Limits, MetricsFormat, Patience, Reading, Reply, Request, SocketPath, UnixSocket,
+    Variable, Variables, Wish, bind_tcp, serve_tcp, serve_unix,
+};
 use tokio::sync::oneshot;
 
 /// How the backend deals with a verb.
@@ -59,6 +63,51 @@ impl Backend for Supervisor {
         }
         receiver
     }
+
+    fn logs(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply> {
+        Ok(Box::new(Echo::new(format!("{asked:?}\n"), asked.follow)))
+    }
+
+    fn events(&self, asked: &Reading) -> Result<Box<dyn Feed>, Reply> {
+        if asked.names.iter().any(|name| name == "nobody") {
+            return Err(Reply::UnknownName { name: "nobody".to_owned(), suggestion: None });
+        }
+        Ok(Box::new(Echo::new(format!("{{\"asked\":\"{asked:?}\"}}\n"), asked.follow)))
+    }
+
+    fn environment(&self, name: String, values: bool) -> oneshot::Receiver<Result<Variables, Reply>> {
+        let (sender, receiver) = oneshot::channel();
+        let variable = Variable { name: "KEY".to_owned(), value: values.then(|| "secret".to_owned()) };
+        let answer = match name.as_str() {
+            "web" => Ok(Variables { instance: "web.1".to_owned(), variables: vec![variable] }),
+            _ => Err(Reply::UnknownName { name, suggestion: Some("web".to_owned()) }),
+        };
+        sender.send(answer).unwrap();
+        receiver
+    }
+}
+
+/// Says one thing, and then nothing more, for ever where that is asked for.
+struct Echo {
+    text: Option<String>,
+    follow: bool,
+}
+
+impl Echo {
+    fn new(text: String, follow: bool) -> Self {
+        Self { text: Some(text), follow }
+    }
+}
+
+impl Feed for Echo {
+    fn poll_fill(&mut self, _: &mut Context<'_>, out: &mut Vec<u8>, _: usize) -> Poll<Fill> {
+        out.extend(self.text.take().unwrap_or_default().into_bytes());
+        match (out.is_empty(), self.follow) {
+            (_, false) => Poll::Ready(Fill::End),
+            (false, true) => Poll::Ready(Fill::Now),
+            (true, true) => Poll::Pending,
+        }
+    }
 }
 
 /// What every stand has behind it: as the engine writes it.
@@ -100,7 +149,7 @@ impl Stand {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let backend = Rc::new(Supervisor { status, answering, requests: sender, held: RefCell::default() });
-            let mut context = Context::new(backend);
+            let mut context = ServerContext::new(backend);
             context.limits = limits;
             let counters = Rc::clone(&context.counters);
             tokio::task::LocalSet::new().block_on(&runtime, async move {
@@ -188,6 +237,11 @@ pub fn expected(status_line: &str, kind: &str, more: &str, body: &str) -> String
     )
 }
 
+/// A verb that is waited for as long as it takes.
+pub fn wish(verb: Verb, names: &[&str]) -> Request {
+    Request::Wish(Wish { verb, names: names.iter().map(|name| (*name).to_owned()).collect(), patience: Patience::Own })
+}
+
 /// A directory of its own that goes at the end, traversable by everybody.
 pub struct Directory(PathBuf);
 
@@ -232,7 +286,17 @@ pub fn instance(name: &str, state: StateName, ready: bool) -> InstanceStatus {
 
 pub fn service(name: &str, essential: bool, instances: Vec<InstanceStatus>) -> ServiceStatus {
     let ready = instances.iter().all(|instance| instance.ready || instance.state == StateName::Completed);
-    ServiceStatus { name: name.to_owned(), kind: "service".to_owned(), essential, ready, reason: None, instances }
+    ServiceStatus {
+        name: name.to_owned(),
+        kind: "service".to_owned(),
+        essential,
+        ready,
+        reason: None,
+        groups: Vec::new(),
+        instances_in_file: None,
+        rolling: None,
+        instances,
+    }
 }
 
 /// nginx is ready, redis is not, worker is not essential and failed, migrate has completed.

@@ -432,10 +432,7 @@ impl Guard {
         out.push(told(MemoryNotice::Limit { limit: limit.clone(), restart_above: self.lines.map(|lines| lines.restart) }));
         self.limit = limit;
         self.watched = false;
-        self.lowest = self.tracks.iter().filter_map(|track| self.line_of(track)).min().unwrap_or(u64::MAX);
-        if let Some(lines) = self.lines {
-            self.lowest = self.lowest.min(lines.restart);
-        }
+        self.find_lowest();
         self.look = if self.limit.is_some() { Look::At(now) } else { Look::Never };
         // What was learned at another limit holds no more, and that nobody could help least of all.
         (self.above, self.crossed, self.over_hard) = (None, false, 0);
@@ -446,6 +443,28 @@ impl Guard {
         for track in &mut self.tracks {
             (track.above, track.plateau, track.patience, track.own_returned) = (None, None, 0, Returned::default());
         }
+    }
+
+    fn find_lowest(&mut self) {
+        self.lowest = self.tracks.iter().filter_map(|track| self.line_of(track)).min().unwrap_or(u64::MAX);
+        if let Some(lines) = self.lines {
+            self.lowest = self.lowest.min(lines.restart);
+        }
+    }
+
+    /// There is another instance from now on; the tracks stay in the order of the instances.
+    pub(super) fn add(&mut self, now: Timestamp, id: InstanceId, policy: ServiceMemory) {
+        if let Err(index) = self.tracks.binary_search_by_key(&id, |track| track.id) {
+            self.tracks.insert(index, Track::new(id, policy, now));
+            self.find_lowest();
+        }
+    }
+
+    /// An instance is there no longer, nor anything of its last run.
+    pub(super) fn remove(&mut self, id: InstanceId) {
+        self.tracks.retain(|track| track.id != id);
+        self.gated = self.tracks.iter().any(|track| track.gate.is_some());
+        self.find_lowest();
     }
 
     /// The line an instance alone must not cross.

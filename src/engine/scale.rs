@@ -1,0 +1,97 @@
+//! Another number of instances than the file says, at run time: the highest numbers come last and go first.
+//!
+//! Who is to go is `Desired::Gone` and stays in the engine's sight until nothing of it is left. Its last run's number is kept: an instance
+//! of the same number that comes later goes on counting, so that no run is ever named twice.
+
+use super::Timestamp;
+use super::event::{Action, Cause, InstanceId, Notice};
+use super::instance::{Desired, Idle, Instance, State};
+use super::spec::{Kind, MOST_INSTANCES, ServiceId};
+use super::stack::{Engine, memory_policy};
+
+impl Engine {
+    /// How many instances a service has, without those that are leaving.
+    #[must_use]
+    pub fn instances_wanted(&self, id: ServiceId) -> u16 {
+        u16::try_from(self.staying(id).count()).unwrap_or(u16::MAX)
+    }
+
+    /// What is added is wanted as the first instance is: a service that was stopped stays so.
+    pub(super) fn scale(&mut self, now: Timestamp, id: ServiceId, to: u16, out: &mut Vec<Action>) {
+        let Some(service) = self.service(id).filter(|service| service.kind == Kind::Service).cloned() else { return };
+        let (from, to) = (self.instances_wanted(id), to.clamp(1, MOST_INSTANCES));
+        if from == to {
+            return;
+        }
+        out.push(Action::Notice(Notice::Scaled { service: id, from, to }));
+        let desired = self.instance(InstanceId { service: id, number: 1 }).map_or(Desired::Up, |first| first.desired);
+        for number in from.saturating_add(1)..=to {
+            self.add(now, InstanceId { service: id, number }, desired);
+        }
+        for number in to.saturating_add(1)..=from {
+            let Some(instance) = self.instance_mut(InstanceId { service: id, number }) else { continue };
+            instance.desired = Desired::Gone;
+            match &instance.state {
+                State::Idle(Idle::Stopped) => {}
+                State::Idle(_) => {
+                    instance.state = State::Idle(Idle::Stopped);
+                    out.push(Action::Notice(Notice::Stopped { instance: instance.id }));
+                }
+                State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
+                    instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
+                    instance.wished();
+                }
+            }
+        }
+        if let Some(roll) = self.services.get_mut(id.0).and_then(|entry| entry.roll.as_mut()).filter(|roll| roll.is_going()) {
+            roll.left.retain(|number| *number <= to);
+        }
+    }
+
+    fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {
+        // It may not have gone yet.
+        if let Some(instance) = self.instance_mut(id) {
+            instance.desired = desired;
+            if instance.is_idle() && desired == Desired::Up {
+                instance.state = State::Idle(Idle::Due { waits_for: None });
+            }
+            instance.wished();
+            return;
+        }
+        let Some(entry) = self.services.get_mut(id.service.0) else { return };
+        let at = entry.first.saturating_add(usize::from(entry.count));
+        let runs = entry.retired.remove(&id.number).unwrap_or_default();
+        let policy = memory_policy(&entry.service);
+        entry.count = entry.count.saturating_add(1);
+        let instance = Instance { desired, runs, ..Instance::new(id, desired == Desired::Up) };
+        self.instances.insert(at.min(self.instances.len()), instance);
+        for later in self.services.iter_mut().skip(id.service.0.saturating_add(1)) {
+            later.first = later.first.saturating_add(1);
+        }
+        self.guard.add(now, id, policy);
+    }
+
+    /// Forgets those that were to go and of which nothing is left.
+    pub(super) fn drop_gone(&mut self) {
+        if self.instances.iter().all(|instance| instance.desired != Desired::Gone) {
+            return;
+        }
+        for index in 0..self.services.len() {
+            while let Some(gone) = self.instances_of(ServiceId(index)).last().filter(|last| last.desired == Desired::Gone && last.is_idle())
+            {
+                let (id, runs) = (gone.id, gone.runs);
+                let Some(entry) = self.services.get_mut(index).filter(|entry| entry.count > 1) else { break };
+                entry.count = entry.count.saturating_sub(1);
+                entry.retired.insert(id.number, runs);
+                let at = entry.first.saturating_add(usize::from(entry.count));
+                if at < self.instances.len() {
+                    self.instances.remove(at);
+                }
+                for later in self.services.iter_mut().skip(index.saturating_add(1)) {
+                    later.first = later.first.saturating_sub(1);
+                }
+                self.guard.remove(id);
+            }
+        }
+    }
+}
