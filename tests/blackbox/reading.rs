@@ -188,6 +188,7 @@ fn followers_of_a_flood_are_in_nobodys_way() {
         ",
     )
     .start();
+    container.said("noisy.1", "begin");
     let reader = Following::new(&container, &["logs", "-f", "noisy"]);
     let (mut stuck, output) = Following::unread(&container, &["logs", "-f", "noisy"]);
     let mut unread = BufReader::new(output);
