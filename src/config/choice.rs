@@ -126,7 +126,7 @@ impl Choice {
         }
         let listed = |ids: &BTreeSet<usize>| ids.iter().filter_map(|id| names.get(*id)).map(String::as_str).collect::<Vec<_>>().join(", ");
         let remark = (!left_out.is_empty())
-            .then(|| format!("only {} starts, as the command line asks; left out: {}", listed(&wanted), listed(&left_out)));
+            .then(|| format!("starts only {}, as the command line asks; left out: {}", listed(&wanted), listed(&left_out)));
         Chosen { left_out, remark }
     }
 

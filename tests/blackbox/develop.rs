@@ -135,7 +135,7 @@ fn started(container: &Container) -> Vec<String> {
 #[test]
 fn a_formation_says_how_many_and_the_others_keep_their_ports_for_later() {
     let container = by_the_container(FOUR, &["-m", "web=2, worker=1"]).start();
-    container.told("only web, worker starts, as the command line asks; left out: release, clock");
+    container.told("starts only web, worker, as the command line asks; left out: release, clock");
     for (name, port) in [("web.1", "5100"), ("web.2", "5101"), ("worker.1", "5200")] {
         container.said(name, port);
         assert_eq!(container.said_by(name), [name, port]);
@@ -157,7 +157,7 @@ fn names_start_only_some_where_no_firstmate_runs() {
     // Nobody is at the socket: these are the file's.
     let container = by_the_container(FOUR, &["worker"]).place(Place::Subreaper).start();
     container.told("the file is run here, with the services that were named: no firstmate answers (");
-    container.told("only worker starts, as the command line asks; left out: release, web, clock");
+    container.told("starts only worker, as the command line asks; left out: release, web, clock");
     container.said("worker.1", "5200");
     assert_eq!(started(&container), ["worker.1"]);
     // Somebody is: they are his.
