@@ -198,3 +198,26 @@ fn colour_is_for_those_who_want_it() {
     assert!(piped(&[("CLICOLOR_FORCE", "1")]).contains("\x1b[32mRUNNING"));
     assert!(!piped(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).contains('\x1b'));
 }
+
+/// What a service writes reaches no other line of the terminal that `firstmate start` and `firstmate logs` share with it.
+#[test]
+fn a_service_cannot_forge_a_line_of_the_log() {
+    let directory = Directory::new();
+    let hostile = r"evil: printf '\033[31mred\n\033[2J\033[H\033]0;title\007\r\033[1A\033[2K09:00:00 db.1 | forged\n\302\2332J\n'";
+    std::fs::write(directory.path().join("Procfile"), format!("{hostile}\n")).unwrap();
+    let socket = directory.path().join("firstmate.sock");
+    let mut command = Command::new("script");
+    let line = format!(
+        "stty cols 100 rows 24; exec {} start -f {} --socket {}",
+        env!("CARGO_BIN_EXE_firstmate"),
+        directory.path().join("Procfile").display(),
+        socket.display()
+    );
+    command.args(["-qec", &line, "/dev/null"]).env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("SHELL", "/bin/sh");
+    let output = command.env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n");
+    let said: Vec<&str> = text.lines().filter_map(|line| line.split_once(" evil.1 |\x1b[0m ")).map(|(_, said)| said).collect();
+    assert_eq!(said, ["\x1b[31mred\x1b[0m", " 09:00:00 db.1 | forged", "2J"], "{text:?}");
+    let bare = ["\x1b[36m", "\x1b[33;1m", "\x1b[31;1m"].iter().fold(without_colours(&text), |text, colour| text.replace(colour, ""));
+    assert!(!bare.chars().any(|character| character != '\n' && is_active(character)), "{bare:?}");
+}

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::harmless;
 use crate::engine::text::is_active;
 use serde::{Deserialize, Serialize};
 
@@ -56,9 +57,6 @@ const COLOURS: [&[u8]; 12] = [
 ];
 const BOLD: &[u8] = b"\x1b[1m";
 const RESET: &[u8] = b"\x1b[0m";
-const ESCAPE: u8 = 0x1b;
-const SHIFT_OUT: u8 = 0x0e;
-const SHIFT_IN: u8 = 0x0f;
 /// Width of the third column on a terminal: that of `error`.
 const STREAM_WIDTH: usize = 5;
 
@@ -138,22 +136,12 @@ impl Format {
             Stream::Err => b"err",
         };
         self.prefix(out, now, name, stream, if continued { b'+' } else { b'|' }, colour);
-        out.extend_from_slice(text);
         if self.terminal {
-            self.make_harmless(out, text);
+            harmless::append(out, text);
+        } else {
+            out.extend_from_slice(text);
         }
         out.push(b'\n');
-    }
-
-    /// What `text` did to the terminal must not show in the next line: colours, a character set, a sequence left unfinished (which
-    /// would eat the next line's first characters, and which an ESC begins anew).
-    fn make_harmless(&self, out: &mut Vec<u8>, text: &[u8]) {
-        if text.contains(&ESCAPE) {
-            out.extend_from_slice(RESET);
-        }
-        if text.contains(&SHIFT_OUT) {
-            out.push(SHIFT_IN);
-        }
     }
 
     /// Appends a line of firstmate's own, line feed included. What in `text`, which may quote what others said, could
@@ -452,8 +440,8 @@ mod tests {
         let text = |format: &mut Format, text: &[u8]| service(format, text, false).split_once("| ").unwrap().1.to_owned();
         assert_eq!(text(&mut format, b"plain"), "plain\n");
         assert_eq!(text(&mut format, b"\x1b[31mred"), "\x1b[31mred\x1b[0m\n");
-        assert_eq!(text(&mut format, b"cut off \x1b["), "cut off \x1b[\x1b[0m\n");
-        assert_eq!(text(&mut format, b"\x0eboxes"), "\x0eboxes\x0f\n");
+        assert_eq!(text(&mut format, b"cut off \x1b["), "cut off \n");
+        assert_eq!(text(&mut format, b"\x1b[2J\x1b[1A\rforged"), " forged\n");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod format;
 pub mod happening;
+mod harmless;
 mod last_words;
 mod memory;
 pub mod metrics;
