@@ -96,6 +96,13 @@ fn why_refused(text: &str, tool: Tool, by_firstmate: bool) -> Option<&'static st
     }
 }
 
+/// Whether theirs still has a `$` where ours has something else, and they are the same up to there.
+fn is_unexpanded(our: &str, their: &str) -> bool {
+    let bare = |text: &str| text.replace([' ', '\t', '"', '\\'], "");
+    let (our, their) = (bare(our), bare(their));
+    their.split_once('$').is_some_and(|(before, after)| our.starts_with(before) && our.get(before.len()..) != Some(&format!("${after}")))
+}
+
 /// Rules by which the others read a line otherwise. Each looks at what must be in the line, and the first that holds is the reason.
 fn why_told_differently(line: &Assignment<'_>, tool: Tool, our: Option<&String>, their: Option<&String>) -> Option<&'static str> {
     let value = line.value.trim_end();
@@ -125,7 +132,7 @@ fn why_told_differently(line: &Assignment<'_>, tool: Tool, our: Option<&String>,
         (Tool::Honcho, Some(our), Some(their)) if has_blank && our.replace([' ', '\t'], "") == their.replace([' ', '\t'], "") => {
             Some("it drops blanks outside of quotes")
         }
-        (_, Some(_), Some(_)) if value.contains('$') && quote != Some('\'') => Some("it does not expand $NAME"),
+        (_, Some(our), Some(their)) if quote != Some('\'') && is_unexpanded(our, their) => Some("it does not expand $NAME"),
         (_, None, Some(_)) => Some("it takes names that begin with a digit or hold other signs"),
         (Tool::Foreman, Some(_), Some(_)) if value.contains('\\') && quote == Some('"') => {
             Some("of escapes in double quotes it knows \\n, and drops every other backslash")

@@ -156,8 +156,11 @@ fn all_at_once(
                 differs(name, *tool, Err(format!("PS is {:?}, with firstmate {:?}", their.env.get("PS"), our.env.get("PS"))));
             }
             if owned(&our.env) != owned(&their.env) {
-                let skipped = own.len() != names.len();
-                let reason = if skipped {
+                let place = |list: &[String]| list.iter().position(|other| other == name).unwrap();
+                let mut shifted = our.env.clone();
+                let port: usize = shifted["PORT"].parse().unwrap();
+                shifted.insert("PORT".to_owned(), (port - 100 * (place(own) - place(names))).to_string());
+                let reason = if owned(&shifted) == owned(&their.env) {
                     Ok(SKIPPED_SHIFTS)
                 } else {
                     Err(format!("is told {:?}, with firstmate {:?}", owned(&their.env), owned(&our.env)))
