@@ -5,7 +5,7 @@ BINARY := target/$(TARGET)/release/firstmate
 # Images are built by the classic builder, which every Docker has.
 export DOCKER_BUILDKIT := 0
 
-.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-figures guard-matrix platform-matrix docker-test bench bench-endpoints clean
+.PHONY: help build musl helpers run setup test lint unit sim fuzz guard guard-figures guard-matrix platform-matrix docker-test bench bench-endpoints bench-reading clean
 
 help:
 	@echo 'make run     the all-in-one stack under firstmate: nginx, php-fpm, Redis, workers'
@@ -14,6 +14,7 @@ help:
 	@echo 'make guard-matrix  the memory guard against real leaks, all of it; writes docs/guard-matrix.md'
 	@echo 'make platform-matrix  every program of procfiles/, ten rolling stops under load, a hundred rounds of kill -9'
 	@echo 'make bench-endpoints  how fast probes and /metrics answer while 50 services crash'
+	@echo 'make bench-reading    how fast `status` is over 200 services, and what floods of lines do; writes docs/benchmarks-reading.md'
 	@echo 'make bench   measure against s6, runit, supervisor, tini and dumb-init'
 
 build musl:
@@ -82,6 +83,12 @@ bench: build
 # An idle machine is needed: it asserts 5 ms at the 99th percentile.
 bench-endpoints: build
 	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --test monitoring --run-ignored only --no-capture
+
+# On an idle machine as well: two minutes.
+bench-reading: helpers
+	benches/reading --firstmate $(BINARY) --actor $(dir $(BINARY))examples/actor >target/benchmarks-reading.md
+	mv target/benchmarks-reading.md docs/benchmarks-reading.md
+	cat docs/benchmarks-reading.md
 
 clean:
 	cargo clean

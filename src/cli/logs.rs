@@ -19,7 +19,7 @@ Exit codes:
 
 /// Show what services wrote last, merged in the order in which it came
 ///
-/// Of each instance the last lines are kept, as many as fit into `log_buffer` of [firstmate]. On a terminal they look as in the log of `firstmate start`; elsewhere
+/// Of each instance the last lines are kept, as many as fit into `log_buffer` of [firstmate], or of its service. On a terminal they look as in the log of `firstmate start`; elsewhere
 /// each is `TIME NAME out | TEXT`, `err` for standard error, `+` for `|` where a line that was too long goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]

@@ -76,6 +76,9 @@ fn wants_color(is_terminal: bool, no_color: Option<&OsStr>, force: Option<&OsStr
 /// When it cannot be written so; exit code 1.
 pub(super) fn json(what: &str, value: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::new(1, format!("cannot write the {what}: {error}")))?;
+    if text.bytes().all(|byte| byte == b'\n' || (b' '..=b'~').contains(&byte)) {
+        return Ok(text + "\n");
+    }
     let mut safe = String::with_capacity(text.len().saturating_add(1));
     for character in text.chars() {
         if character != '\n' && is_active(character) {

@@ -37,7 +37,7 @@ const FIRSTMATE_KEYS: [&str; 8] =
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 32] = [
+const SERVICE_KEYS: [&str; 33] = [
     "command",
     "type",
     "instances",
@@ -70,6 +70,7 @@ const SERVICE_KEYS: [&str; 32] = [
     "limits",
     "capabilities",
     "no_new_privs",
+    "log_buffer",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
@@ -248,6 +249,8 @@ pub struct Draft {
     pub limits: Vec<Limit>,
     /// What it may do beyond its user's rights.
     pub rights: Rights,
+    /// What is kept of each instance's lines; else what `[firstmate]` says.
+    pub log_buffer: Option<LogBuffer>,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
     pub procfile_index: Option<usize>,
     /// It is a Procfile's entry with a table of its own in a TOML file.
@@ -297,6 +300,7 @@ impl Draft {
             oom_score_adj: None,
             limits: Vec::new(),
             rights: Rights::default(),
+            log_buffer: None,
             procfile_index: None,
             refined: false,
             env_defaults: BTreeMap::new(),
@@ -919,6 +923,7 @@ impl Walk<'_> {
             "limits" => draft.limits = self.limits(value),
             "capabilities" => draft.rights.capabilities = self.capabilities(value),
             "no_new_privs" => draft.rights.no_new_privs = self.boolean(value).unwrap_or_default(),
+            "log_buffer" => draft.log_buffer = self.log_buffer(value),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
     }

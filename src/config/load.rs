@@ -22,7 +22,7 @@ use super::origin::{self, Origin, Origins, Place};
 use super::patience::{PLATFORM_PATIENCE, Patience};
 use super::procfile::{self, Procfile};
 use super::values::{nearest, show_amount, show_duration, show_size};
-use super::{Diagnostic, GivenLimit, Settings, Severity, Source, TerminationLog, command_line};
+use super::{Diagnostic, GivenLimit, LogBuffers, Settings, Severity, Source, TerminationLog, command_line};
 use crate::engine::Signal;
 use crate::engine::spec::{
     Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
@@ -658,6 +658,7 @@ impl<'a> Join<'a> {
 
         let entries: Vec<String> = drafts.iter().filter(|draft| draft.procfile_index.is_some()).map(|draft| draft.name.clone()).collect();
         let (stop_timeout, drain) = self.patience(main, &firstmate, &drafts);
+        let own_buffers = drafts.iter().enumerate().filter_map(|(id, draft)| Some((ServiceId(id), draft.log_buffer?))).collect();
         let mut services = Vec::with_capacity(drafts.len());
         for (draft, edges) in drafts.into_iter().zip(edges) {
             services.extend(self.service(draft, edges, base_port, &entries));
@@ -671,7 +672,7 @@ impl<'a> Join<'a> {
                 http_details: firstmate.http_details,
                 socket,
                 termination_log,
-                log_buffer: firstmate.log_buffer,
+                log_buffers: LogBuffers { each: firstmate.log_buffer, own: own_buffers },
             },
         )
     }

@@ -27,8 +27,11 @@ pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml
 pub use origin::{Origin, Origins};
 pub use patience::{PLATFORM_PATIENCE, time_to_stop};
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use crate::engine::ServiceId;
 
 /// What `[firstmate]` says that is no business of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,10 +45,27 @@ pub struct Settings {
     /// Where the platform looks for the last words.
     pub termination_log: TerminationLog,
     /// What is kept of each instance's lines.
-    pub log_buffer: LogBuffer,
+    pub log_buffers: LogBuffers,
 }
 
-/// `log_buffer` of the file, in bytes.
+/// `log_buffer` of the whole file and of its services.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogBuffers {
+    /// Of `[firstmate]`.
+    pub each: LogBuffer,
+    /// Of services that have one of their own.
+    pub own: BTreeMap<ServiceId, LogBuffer>,
+}
+
+impl LogBuffers {
+    /// For each instance of a service.
+    #[must_use]
+    pub fn of(&self, service: ServiceId) -> LogBuffer {
+        self.own.get(&service).copied().unwrap_or(self.each)
+    }
+}
+
+/// One `log_buffer`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogBuffer(u32);
 

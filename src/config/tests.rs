@@ -155,6 +155,7 @@ fn every_key_reaches_the_spec() {
         stop_signal = "KILL"
         signal_scope = "main"
         reload_signal = "HUP"
+        log_buffer = "1MiB"
         memory = { restart_above = "30%", action = "reload", victim = "never" }
 
         [services.migrate]
@@ -170,7 +171,10 @@ fn every_key_reaches_the_spec() {
         Settings {
             http: Http::On("127.0.0.1:9180".parse().unwrap()),
             http_details: true,
-            log_buffer: LogBuffer::new(256 << 10).unwrap(),
+            log_buffers: LogBuffers {
+                each: LogBuffer::new(256 << 10).unwrap(),
+                own: [(ServiceId(1), LogBuffer::new(1 << 20).unwrap())].into(),
+            },
             socket: Some("@firstmate".into()),
             ..Settings::default()
         }

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::log_ring::{Entry, Line, Place, Ring};
+use crate::config::LogBuffers;
 use crate::engine::{InstanceId, ServiceId};
 use crate::observe::Stream;
 use crate::server::{Feed, Fill};
@@ -30,10 +31,8 @@ pub(super) type Shared = Rc<RefCell<LogBook>>;
 /// The book.
 #[derive(Debug)]
 pub(super) struct LogBook {
-    /// Of each ring, in bytes.
-    most: usize,
-    /// All share one ring: few lines, of which none matters more for being about somebody quiet.
-    shared: bool,
+    /// How large each ring may be.
+    room: Room,
     kept: BTreeMap<InstanceId, Kept>,
     tail: Ring,
     followers: BTreeMap<u64, Follower>,
@@ -42,6 +41,25 @@ pub(super) struct LogBook {
     last_follower: u64,
     /// Nothing more will come.
     over: bool,
+}
+
+/// How many bytes lines may take.
+#[derive(Debug)]
+enum Room {
+    /// Those of each instance of a service.
+    OfEach(LogBuffers),
+    /// All share one ring: few lines, of which none matters more for being about somebody quiet.
+    OfAll(usize),
+}
+
+impl Room {
+    /// The ring that the owner's lines go to.
+    fn ring(&self, owner: InstanceId) -> Ring {
+        match self {
+            Self::OfEach(buffers) => Ring::new(buffers.of(owner.service).bytes(), Some(owner)),
+            Self::OfAll(most) => Ring::new(*most, None),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -95,19 +113,22 @@ pub(super) struct Wanted {
 
 impl LogBook {
     /// So many bytes of each instance.
-    pub(super) fn of_each(most: usize) -> Self {
-        Self::new(most, false)
+    pub(super) const fn of_each(buffers: LogBuffers) -> Self {
+        Self::new(Room::OfEach(buffers))
     }
 
     /// So many bytes of all of them together.
-    pub(super) fn of_all(most: usize) -> Self {
-        Self::new(most, true)
+    pub(super) const fn of_all(most: usize) -> Self {
+        Self::new(Room::OfAll(most))
     }
 
-    fn new(most: usize, shared: bool) -> Self {
+    const fn is_shared(&self) -> bool {
+        matches!(self.room, Room::OfAll(_))
+    }
+
+    const fn new(room: Room) -> Self {
         Self {
-            most,
-            shared,
+            room,
             kept: BTreeMap::new(),
             tail: Ring::new(TAIL, None),
             followers: BTreeMap::new(),
@@ -126,8 +147,9 @@ impl LogBook {
     pub(super) fn add(&mut self, owner: InstanceId, at_ms: u64, stream: Stream, text: &[u8], continued: bool) {
         self.last = self.last.saturating_add(1);
         let line = Line { number: self.last, at_ms, owner, stream, continued, text };
-        let (most, place) = (self.most, if self.shared { (WHOLE, None) } else { (owner, Some(owner)) });
-        let kept = self.kept.entry(place.0).or_insert_with(|| Kept { ring: Ring::new(most, place.1), run_after: 0 });
+        let place = if self.is_shared() { WHOLE } else { owner };
+        let room = &self.room;
+        let kept = self.kept.entry(place).or_insert_with(|| Kept { ring: room.ring(owner), run_after: 0 });
         kept.ring.push(&line);
         if self.followers.is_empty() {
             return;
@@ -238,7 +260,7 @@ impl<L: Look> Reader<L> {
         let mut sources: Vec<Source> = open
             .kept
             .iter()
-            .filter(|(id, _)| open.shared || wanted.whom.includes(**id))
+            .filter(|(id, _)| open.is_shared() || wanted.whom.includes(**id))
             .map(|(id, kept)| Source { id: *id, at: kept.ring.first(), end: kept.ring.end() })
             .collect();
         if wanted.last.is_some() || wanted.since_ms.is_some() {
@@ -259,7 +281,7 @@ impl<L: Look> Reader<L> {
     /// The backlog, merged in the order in which the lines came. Whether there is more of it.
     fn fill_old(&mut self, book: &LogBook, out: &mut Vec<u8>, most: usize) -> bool {
         // What all share is small: taken at once, nothing of it can make room in the meantime.
-        let most = if book.shared { usize::MAX } else { most };
+        let most = if book.is_shared() { usize::MAX } else { most };
         let mut lost = 0_u64;
         let mut due = BinaryHeap::with_capacity(self.sources.len());
         for (index, source) in self.sources.iter_mut().enumerate() {
@@ -387,6 +409,7 @@ fn go_back(book: &LogBook, sources: &mut [Source], wanted: &Wanted) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogBuffer;
 
     const WEB: InstanceId = InstanceId { service: ServiceId(0), number: 1 };
     const STORE: InstanceId = InstanceId { service: ServiceId(1), number: 1 };
@@ -405,6 +428,10 @@ mod tests {
         fn lost(&mut self, lines: u64, out: &mut Vec<u8>) {
             out.extend(format!("lost {lines}\n").into_bytes());
         }
+    }
+
+    fn each(bytes: u64) -> LogBuffers {
+        LogBuffers { each: LogBuffer::new(bytes).unwrap(), own: BTreeMap::new() }
     }
 
     fn add(book: &Shared, id: InstanceId, text: &str) {
@@ -438,8 +465,23 @@ mod tests {
     }
 
     #[test]
+    fn each_instance_has_the_room_of_its_service() {
+        let own = [(STORE.service, LogBuffer::new(64 << 10).unwrap())].into();
+        let mut book = LogBook::of_each(LogBuffers { own, ..each(4 << 10) });
+        let second = InstanceId { number: 2, ..WEB };
+        for number in 0..2000 {
+            for id in [WEB, second, STORE] {
+                book.add(id, number, Stream::Out, &[b'x'; 83], false);
+            }
+        }
+        let kept = |id: InstanceId| book.kept[&id].ring.end().entries - book.kept[&id].ring.first().entries;
+        // Lines of 100 bytes with what is noted about each.
+        assert_eq!((kept(WEB), kept(second), kept(STORE)), (40, 40, 655));
+    }
+
+    #[test]
     fn lines_are_merged_in_the_order_in_which_they_came() {
-        let book = shared(LogBook::of_each(16 << 10));
+        let book = shared(LogBook::of_each(each(16 << 10)));
         for number in 0..200 {
             add(&book, if number % 3 == 0 { STORE } else { WEB }, &number.to_string());
         }
@@ -457,7 +499,7 @@ mod tests {
 
     #[test]
     fn the_pieces_of_a_long_line_are_one_line() {
-        let book = shared(LogBook::of_each(16 << 10));
+        let book = shared(LogBook::of_each(each(16 << 10)));
         add(&book, WEB, "before");
         add(&book, WEB, "long");
         book.borrow_mut().add(WEB, 3, Stream::Out, b"er", true);
@@ -466,7 +508,7 @@ mod tests {
 
     #[test]
     fn who_follows_gets_what_was_and_then_what_comes() {
-        let book = shared(LogBook::of_each(16 << 10));
+        let book = shared(LogBook::of_each(each(16 << 10)));
         add(&book, WEB, "was");
         let mut follower = reader(&book, Whom::All, None, None, true);
         add(&book, STORE, "came meanwhile");
@@ -485,7 +527,7 @@ mod tests {
 
     #[test]
     fn who_is_too_slow_is_told_how_many_of_its_lines_are_missing() {
-        let book = shared(LogBook::of_each(4 << 10));
+        let book = shared(LogBook::of_each(each(4 << 10)));
         let mut slow = reader(&book, Whom::Some(vec![WEB]), None, None, true);
         let mut fast = reader(&book, Whom::All, None, None, true);
         let text = "x".repeat(100);
@@ -509,7 +551,7 @@ mod tests {
 
     #[test]
     fn lines_that_make_room_while_the_old_ones_are_read_are_counted_once() {
-        let book = shared(LogBook::of_each(4 << 10));
+        let book = shared(LogBook::of_each(each(4 << 10)));
         for number in 0..30 {
             add(&book, WEB, &format!("{number:0100}"));
         }
@@ -529,7 +571,7 @@ mod tests {
 
     #[test]
     fn nobody_who_follows_costs_nothing() {
-        let book = shared(LogBook::of_each(4 << 10));
+        let book = shared(LogBook::of_each(each(4 << 10)));
         let follower = reader(&book, Whom::All, None, None, true);
         add(&book, WEB, "one");
         assert!(book.borrow().tail.end() > book.borrow().tail.first());
@@ -552,7 +594,7 @@ mod tests {
 
     #[test]
     fn last_words_are_those_of_the_present_run() {
-        let book = shared(LogBook::of_each(16 << 10));
+        let book = shared(LogBook::of_each(each(16 << 10)));
         let words = |id| book.borrow().last_words(id);
         assert_eq!(words(WEB), b"");
         add(&book, WEB, "one");

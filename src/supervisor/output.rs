@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::errno::Errno;
 
 use super::reading::Books;
-use crate::engine::{Engine, InstanceId, Notice, ServiceId};
+use crate::config::LogBuffers;
+use crate::engine::status::LimitSource;
+use crate::engine::{Engine, InstanceId, MemoryNotice, Notice, ServiceId};
 use crate::linux::output::{Gap, Origin, Piece, QUEUE, Sink};
 use crate::linux::poll::Poller;
 use crate::observe::metrics::{Lines, OfLog};
@@ -31,6 +33,8 @@ impl Names for NameTable {
 pub(super) struct Output {
     sink: Arc<Mutex<Sink>>,
     format: Format,
+    /// A person works on it.
+    development: bool,
     names: NameTable,
     /// What was said, for whoever asks later or reads along.
     pub(super) books: Books,
@@ -41,7 +45,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64, log_buffer: usize, look: Look) -> std::io::Result<Self> {
+    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64, log_buffers: LogBuffers, look: Look) -> std::io::Result<Self> {
         let stdout = std::io::stdout();
         let no_colour = no_colour_wanted(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
         let mut format = Format::detect(stdout.is_terminal(), no_colour).look(look);
@@ -71,8 +75,9 @@ impl Output {
         Ok(Self {
             sink,
             format,
+            development: look.development,
             names: NameTable { services, instances },
-            books: Books::new(log_buffer),
+            books: Books::new(log_buffers),
             counts,
             line: Vec::new(),
             text: String::new(),
@@ -147,7 +152,9 @@ impl Output {
     pub(super) fn notice(&mut self, notice: &Notice) -> String {
         let mut text = std::mem::take(&mut self.text);
         let level = notice::tell(notice, &self.names, &mut text);
-        self.say(level, &text);
+        if !(self.development && is_what_every_laptop_has(notice)) {
+            self.say(level, &text);
+        }
         self.books.notice(notice, &self.names, level, &text);
         let said = if matches!(notice, Notice::Over { .. }) { text.clone() } else { String::new() };
         self.text = text;
@@ -166,6 +173,12 @@ impl Output {
     pub(super) fn flush_until(&self, deadline: Instant) {
         lock(&self.sink).flush_until(deadline);
     }
+}
+
+/// No limit of memory but the machine's: news in a container, where one should be set, and the ordinary case in development. The guard is at work
+/// all the same, `status` shows it, and it says so when it acts.
+fn is_what_every_laptop_has(notice: &Notice) -> bool {
+    matches!(notice, Notice::Memory(MemoryNotice::Limit { limit: Some(limit), .. }) if limit.source == LimitSource::Machine)
 }
 
 /// Whether the log gets anywhere.

@@ -12,6 +12,7 @@ use super::log_ring::Entry;
 use super::names::resolve;
 use super::verbs::Counter;
 use super::{Message, Supervisor};
+use crate::config::LogBuffers;
 use crate::engine::{Engine, InstanceId, Notice, RunId};
 use crate::observe::{Format, Happening, Level, Names, Stream};
 use crate::server::{Feed, Reading, Reply, Variable, Variables};
@@ -32,10 +33,10 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// `log_buffer`: bytes of each instance.
-    pub(super) fn new(log_buffer: usize) -> Self {
+    /// So much is kept of each instance's lines.
+    pub(super) fn new(log_buffers: LogBuffers) -> Self {
         let shared = |book| Rc::new(RefCell::new(book));
-        Self { lines: shared(LogBook::of_each(log_buffer)), events: shared(LogBook::of_all(EVENTS)) }
+        Self { lines: shared(LogBook::of_each(log_buffers)), events: shared(LogBook::of_all(EVENTS)) }
     }
 
     /// A line, or a piece of one that `continues` the last.

@@ -69,7 +69,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         Err(error) => return cannot_run("create the event poll", &error),
     };
     let look = Look { development: mode.development, no_timestamp: options.no_timestamp };
-    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0), settings.log_buffer.bytes(), look) {
+    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0), settings.log_buffers, look) {
         Ok(output) => output,
         Err(error) => return cannot_run("write to standard output", &error),
     };

@@ -54,6 +54,27 @@ fn an_operator_stops_one_in_development_and_the_rest_goes_on() {
     assert_eq!(container.code(), 0);
 }
 
+/// A laptop has no limit of memory, and nobody who develops there needs to be told; a container without one should get one.
+#[test]
+fn the_machines_memory_is_news_only_in_a_container() {
+    const PROCFILE: &str = "web: {actor} print up sleep\n";
+    const FOUND: &str = "no limit of memory is set, so the machine's ";
+    let container = by_a_person(PROCFILE, &[]).start();
+    container.until_ready("web.1");
+    assert!(!container.lines().iter().any(|line| line.text.contains("memory")), "{:?}", container.lines());
+    // Whoever asks is told, and the guard is at work.
+    assert!(container.cli(&["events"]).1.contains(FOUND));
+    assert!(container.status().memory.unwrap().restart_above_bytes.is_some());
+    assert_eq!(container.cli(&["shutdown"]).0, 0);
+    drop(container);
+    // A limit that somebody has set is news anywhere.
+    let container = by_a_person(PROCFILE, &[]).memory(512 << 20).start();
+    system(&container, "the limit of memory is 512 MiB");
+    drop(container);
+    let container = by_the_container(PROCFILE, &[]).start();
+    container.told(FOUND);
+}
+
 #[test]
 fn restarts_are_a_matter_of_who_started_it_and_of_what_was_asked() {
     const CRASHING: &str = "web: {actor} print up exit 3\n";

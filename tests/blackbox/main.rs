@@ -15,6 +15,7 @@ mod develop;
 mod ending;
 mod incidents;
 mod launch;
+mod load;
 mod operation;
 mod output;
 mod protocols;
