@@ -26,8 +26,10 @@ use crate::engine::spec::{
 };
 
 mod readiness;
+mod watch;
 
 pub use readiness::log_pattern;
+pub(super) use watch::WatchDraft;
 
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
@@ -37,7 +39,7 @@ const FIRSTMATE_KEYS: [&str; 8] =
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 32] = [
+const SERVICE_KEYS: [&str; 34] = [
     "command",
     "type",
     "instances",
@@ -70,6 +72,8 @@ const SERVICE_KEYS: [&str; 32] = [
     "limits",
     "capabilities",
     "no_new_privs",
+    "tty",
+    "watch",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
@@ -248,6 +252,10 @@ pub struct Draft {
     pub limits: Vec<Limit>,
     /// What it may do beyond its user's rights.
     pub rights: Rights,
+    /// A pseudo-terminal in place of pipes.
+    pub tty: bool,
+    /// Files whose change restarts it.
+    pub(super) watch: Option<WatchDraft>,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
     pub procfile_index: Option<usize>,
     /// It is a Procfile's entry with a table of its own in a TOML file.
@@ -297,6 +305,8 @@ impl Draft {
             oom_score_adj: None,
             limits: Vec::new(),
             rights: Rights::default(),
+            tty: false,
+            watch: None,
             procfile_index: None,
             refined: false,
             env_defaults: BTreeMap::new(),
@@ -919,6 +929,8 @@ impl Walk<'_> {
             "limits" => draft.limits = self.limits(value),
             "capabilities" => draft.rights.capabilities = self.capabilities(value),
             "no_new_privs" => draft.rights.no_new_privs = self.boolean(value).unwrap_or_default(),
+            "watch" => draft.watch = Some(self.watch(key_span, value)),
+            "tty" => draft.tty = self.boolean(value).unwrap_or_default(),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
     }

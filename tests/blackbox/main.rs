@@ -25,5 +25,7 @@ mod rights;
 mod signals;
 mod single;
 mod stop;
+mod terminals;
 mod tree;
 mod verbs;
+mod watch;
