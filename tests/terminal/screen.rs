@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Far more than anything here takes on a busy machine; what is not on the screen by then never will be.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory, and a tmux server that goes with it.
 #[derive(Debug)]
@@ -21,6 +21,7 @@ pub(crate) struct Session {
 pub(crate) struct Window {
     server: String,
     target: String,
+    directory: PathBuf,
 }
 
 impl Session {
@@ -34,7 +35,7 @@ impl Session {
         let shell = shell(&directory);
         let there = directory.to_str().unwrap();
         tmux(&name, &["new-session", "-d", "-s", "s", "-x", "110", "-y", "30", "-c", there, &shell]);
-        let first = Window { server: name.clone(), target: "s:0".to_owned() };
+        let first = Window { server: name.clone(), target: "s:0".to_owned(), directory: directory.clone() };
         first.until("the shell is there", |screen| screen.starts_with("$ "));
         Self { name, directory, first }
     }
@@ -42,7 +43,7 @@ impl Session {
     /// Another window.
     pub(crate) fn window(&self) -> Window {
         tmux(&self.name, &["new-window", "-d", "-t", "s:1", "-c", self.directory.to_str().unwrap(), &shell(&self.directory)]);
-        let window = Window { server: self.name.clone(), target: "s:1".to_owned() };
+        let window = Window { server: self.name.clone(), target: "s:1".to_owned(), directory: self.directory.clone() };
         window.until("the shell is there", |screen| screen.starts_with("$ "));
         window
     }
@@ -57,6 +58,19 @@ impl Session {
         let path = self.directory.join(name);
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A named pipe: who reads it waits for somebody to write.
+    pub(crate) fn pipe(&self, name: &str) {
+        assert!(Command::new("mkfifo").arg(self.directory.join(name)).status().unwrap().success());
+    }
+
+    /// What another terminal would ask the firstmate here.
+    #[track_caller]
+    pub(crate) fn firstmate(&self, words: &[&str]) {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_firstmate")).args(words).arg("--socket").arg(self.directory.join("s")).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 
     /// Sends a signal to the process whose number is in the file.
@@ -109,11 +123,16 @@ impl Drop for Session {
 impl Window {
     /// Types a line and Enter. A shell says the exit code of a firstmate after it.
     pub(crate) fn line(&self, text: &str) {
-        let text = if text.contains("firstmate ") { format!("{text}; echo code $?") } else { text.to_owned() };
-        if !text.is_empty() {
-            tmux(&self.server, &["send-keys", "-t", &self.target, "-l", &text]);
-        }
+        let code = if text.contains("firstmate ") { "; echo code $?" } else { "" };
+        self.typed(&format!("{text}{code}"));
         self.keys(&["Enter"]);
+    }
+
+    /// Types this and no more.
+    pub(crate) fn typed(&self, text: &str) {
+        if !text.is_empty() {
+            tmux(&self.server, &["send-keys", "-t", &self.target, "-l", text]);
+        }
     }
 
     /// Presses keys, by tmux's names for them.
@@ -132,14 +151,54 @@ impl Window {
         tmux(&self.server, &["capture-pane", "-p", "-J", "-S", "-200", "-t", &self.target])
     }
 
-    /// The same by line, times and numbers masked.
-    pub(crate) fn masked(&self) -> Vec<String> {
-        self.screen().lines().map(|line| masked(line.trim_end())).collect()
+    /// The whole screen with its colours is as `tests/terminal/screens/NAME.txt` has it; with `FIRSTMATE_BLESS=1` that is written anew.
+    ///
+    /// What is on its way there is waited for. Times, process numbers, durations, amounts of memory and the directory are masked.
+    #[track_caller]
+    pub(crate) fn shows(&self, name: &str) {
+        // Lines that the window has broken are put together.
+        self.compare(name, &["-J", "-S", "-200"]);
     }
 
-    /// The same with colours, as escape sequences.
-    pub(crate) fn coloured(&self) -> Vec<String> {
-        tmux(&self.server, &["capture-pane", "-p", "-e", "-J", "-t", &self.target]).lines().map(|line| masked(line.trim_end())).collect()
+    /// The same of a program that draws: what is in the window, as it is cut there.
+    #[track_caller]
+    pub(crate) fn draws(&self, name: &str) {
+        self.compare(name, &[]);
+    }
+
+    #[track_caller]
+    fn compare(&self, name: &str, how: &[&str]) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/terminal/screens").join(format!("{name}.txt"));
+        let look = || self.looks_like(how);
+        if std::env::var_os("FIRSTMATE_BLESS").is_some() {
+            // Whatever follows at once is there by then: it is so for ten looks in a row.
+            let (mut before, mut same) = (look(), 0);
+            while same < 10 {
+                pause();
+                let now = look();
+                same = if now == before { same + 1 } else { 0 };
+                before = now;
+            }
+            std::fs::write(path, before).unwrap();
+            return;
+        }
+        let wanted =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}; FIRSTMATE_BLESS=1 writes it", path.display()));
+        let deadline = Instant::now() + PATIENCE;
+        while look() != wanted {
+            let late = Instant::now() >= deadline;
+            assert!(!late, "{} says\n{wanted}\nand the screen shows\n{}\n(FIRSTMATE_BLESS=1 takes it over)", path.display(), look());
+            pause();
+        }
+    }
+
+    fn looks_like(&self, how: &[&str]) -> String {
+        let screen = tmux(&self.server, &[&["capture-pane", "-p", "-e", "-t", &self.target], how].concat());
+        let screen = screen.replace(self.directory.to_str().unwrap(), "DIR");
+        let mut lines: Vec<String> = coloured(&screen).lines().map(|line| masked(line.trim_end())).collect();
+        // How much memory there is, and where that is said, is another on each machine.
+        lines.retain(|line| !line.contains("limit of memory"));
+        lines.join("\n").trim_end().to_owned() + "\n"
     }
 
     /// Waits until the shell has said that firstmate ended with this code.
@@ -151,45 +210,114 @@ impl Window {
     /// Waits until the screen is so.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, is: impl Fn(&str) -> bool) {
+        self.wait(what, || self.screen(), is);
+    }
+
+    /// Waits until what is in the window is so, as it is cut there.
+    #[track_caller]
+    pub(crate) fn until_drawn(&self, what: &str, is: impl Fn(&str) -> bool) {
+        self.wait(what, || tmux(&self.server, &["capture-pane", "-p", "-t", &self.target]), is);
+    }
+
+    /// Waits until the kernel knows of the window's size: tmux takes its time.
+    #[track_caller]
+    pub(crate) fn resized(&self, columns: u16, rows: u16) {
+        self.resize(columns, rows);
+        let terminal = tmux(&self.server, &["display-message", "-p", "-t", &self.target, "#{pane_tty}"]);
+        let size = || {
+            let output = Command::new("stty").args(["-F", terminal.trim(), "size"]).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        self.wait("the window has its size", size, |size| size.trim() == format!("{rows} {columns}"));
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, look: impl Fn() -> String, is: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let screen = self.screen();
-            if is(&screen) {
+            let seen = look();
+            if is(&seen) {
                 return;
             }
-            assert!(Instant::now() < deadline, "in vain: until {what}; the screen:\n{screen}");
-            // SAFETY: no descriptors; a moment between two looks.
-            unsafe { libc::poll(std::ptr::null_mut(), 0, 20) };
+            assert!(Instant::now() < deadline, "in vain: until {what}; there is:\n{seen}");
+            pause();
         }
     }
 }
 
-/// `TIME` for a time of day, `N s` for a duration, `pid N`.
-fn masked(line: &str) -> String {
-    let mut out: Vec<String> = Vec::new();
-    for word in line.split(' ') {
-        let is_number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-        let bare = word.trim_end_matches([',', ':']);
-        match out.last().map(String::as_str) {
-            Some("N") if word.trim_end_matches([',', ':']) == "ms" => out.push(word.replace("ms", "s")),
-            // A code, a number of a thing, is what it is.
-            Some("code") => out.push(word.to_owned()),
-            _ if is_number(bare) => out.push(word.replace(bare, "N")),
-            _ => out.push(word.to_owned()),
+/// A moment between two looks.
+fn pause() {
+    // SAFETY: no descriptors.
+    unsafe { libc::poll(std::ptr::null_mut(), 0, 20) };
+}
+
+/// Select Graphic Rendition (ECMA-48) in a way that does not depend on tmux's version: `{32}` before what is shown so, `{}` before what is plain.
+fn coloured(screen: &str) -> String {
+    let (mut out, mut now, mut shown) = (String::new(), Vec::<String>::new(), String::new());
+    let mut rest = screen;
+    while let Some(first) = rest.chars().next() {
+        if let Some(end) = rest.strip_prefix("\x1b[").and_then(|codes| codes.find(|letter: char| letter.is_ascii_alphabetic())) {
+            assert_eq!(rest.as_bytes()[2 + end], b'm', "{rest:?}");
+            for code in rest[2..2 + end].split(';') {
+                match code {
+                    "" | "0" => now.clear(),
+                    // The background, which nothing here changes.
+                    "49" => {}
+                    "39" => now.retain(|one| !one.starts_with('3')),
+                    "22" => now.retain(|one| one != "1" && one != "2"),
+                    code => now.push(code.to_owned()),
+                }
+            }
+            rest = &rest[2 + end + 1..];
+            continue;
         }
+        let wanted = now.join(";");
+        // A blank has no colour of its own.
+        if wanted != shown && !first.is_whitespace() {
+            out.push_str(&format!("{{{wanted}}}"));
+            shown = wanted;
+        }
+        out.push(first);
+        rest = &rest[first.len_utf8()..];
     }
-    let text = out.join(" ");
-    // hh:mm:ss, wherever it stands: a colour, or `^C`, may come before it.
-    let bytes = text.as_bytes();
-    let is_time = |at: usize| {
-        bytes.get(at..at + 8).is_some_and(|part| {
-            part.iter().enumerate().all(|(index, byte)| if index == 2 || index == 5 { *byte == b':' } else { byte.is_ascii_digit() })
-        })
-    };
-    match (0..bytes.len()).find(|at| is_time(*at)) {
-        Some(at) => format!("{}TIME{}", &text[..at], &text[at + 8..]),
-        None => text,
+    out
+}
+
+/// `TIME` for times of day and `h:mm:ss`, `N` for the number of a process or a line of a program, for seconds and for bytes.
+fn masked(line: &str) -> String {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let number = |text: &str| text.find(|letter: char| !letter.is_ascii_digit() && letter != '.').unwrap_or(text.len());
+    // Where in a line a debugger stops is another place in each version of it.
+    let line = line.find("-> ").map_or_else(|| line.to_owned(), |at| format!("{}-> LINE", &line[..at]));
+    let (mut out, mut rest) = (String::new(), line.as_str());
+    while let Some(first) = rest.chars().next() {
+        let is_start = out.ends_with("^C") || !out.ends_with(|last: char| last.is_ascii_alphanumeric() || last == '.' || last == ':');
+        let length = rest.find(|letter: char| !letter.is_ascii_digit() && letter != ':').unwrap_or(rest.len());
+        let parts: Vec<&str> = rest[..length].split(':').collect();
+        if is_start && parts.len() >= 3 && parts.iter().take(3).all(|part| is_number(part)) {
+            out.push_str("TIME");
+            rest = &rest[parts.iter().take(3).map(|part| part.len()).sum::<usize>() + 2..];
+            continue;
+        }
+        let count = if is_start { number(rest) } else { 0 };
+        let after = &rest[count..];
+        let unit = [" s", " ms", " min", " KiB", " MiB", " GiB", "%)"]
+            .into_iter()
+            .find(|unit| after.strip_prefix(unit).is_some_and(|rest| !rest.starts_with(|letter: char| letter.is_ascii_alphanumeric())));
+        let is_named = out.ends_with("pid ") || (out.ends_with(".py(") && after.starts_with(')'));
+        if count > 0 && (unit.is_some() || is_named) {
+            out.push('N');
+            rest = after;
+            if unit == Some(" ms") {
+                out.push_str(" s");
+                rest = &after[3..];
+            }
+            continue;
+        }
+        out.push(first);
+        rest = &rest[first.len_utf8()..];
     }
+    out
 }
 
 fn tmux(server: &str, words: &[&str]) -> String {
