@@ -17,7 +17,9 @@ mod reading;
 mod setup;
 mod siblings;
 mod single;
+mod terminals;
 mod verbs;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -27,6 +29,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Http, Loaded};
@@ -46,6 +49,7 @@ use crate::linux::signals::{Meaning, Received, Signals};
 use crate::linux::spawn::{self, Environment, LaunchProgress, OomScoreAdj, Placement, Request, Spawned, Stdio};
 use crate::linux::termination_log::TerminationLog;
 use crate::linux::tree::{Died, Sent, Trees};
+use crate::linux::watch::{Told, Watcher};
 use crate::observe::metrics::Measured;
 use crate::observe::{Level, Stream, last_words};
 use crate::server::{Reply, SocketPath, Variables};
@@ -59,6 +63,7 @@ use output::Output;
 use probes::Probes;
 pub use setup::leave_word;
 pub use single::run_single;
+use terminals::Terminals;
 use verbs::{Asked, Desk};
 
 /// What the command line decides beside the file.
@@ -147,12 +152,18 @@ enum Message {
     ProbeLeft,
     /// An operator's wish.
     Asked(Asked),
+    /// Somebody is at the terminal of a run.
+    Attached { run: RunId },
+    /// A client has left it.
+    Detached { run: RunId, number: u64 },
     /// Somebody wants `/metrics`.
     Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
     Memory(MemoryEvent),
     /// It is calm no longer.
     Grown(Grown),
+    /// Of files that are watched.
+    Files(Told),
     /// What the ECS task metadata tells of the memory limit.
     Ecs(Result<Option<EcsLimit>, String>),
     /// Somebody wants to see an instance's environment.
@@ -182,12 +193,15 @@ struct Supervisor {
     commands: Vec<Vec<OsString>>,
     poller: Arc<Poller>,
     streams: Streams<(RunId, Stream)>,
+    terminals: Rc<RefCell<Terminals>>,
     output: Output,
     probes: Probes,
     announcements: Announcements,
     desk: Desk,
     memory: Memory,
     gauges: Gauges,
+    /// Kept for as long as files are watched.
+    watcher: Option<Watcher>,
     interrupted: bool,
     /// The number of the last one of which those who read along know.
     last_incident: u64,
@@ -297,6 +311,7 @@ impl Supervisor {
                         Level::Warn,
                         "SIGHUP was received, but this version cannot re-read its file; restart firstmate to apply changes",
                     ),
+                    Meaning::Forward if received.signal == Signal::WINCH => self.terminals.borrow_mut().resized(),
                     Meaning::Forward | Meaning::Ignore | Meaning::Untouched => {}
                 },
                 Ok(None) => break,
@@ -341,8 +356,19 @@ impl Supervisor {
                 // Who asked may be gone by now.
                 let _ = reply.send(self.measure());
             }
+            Message::Attached { run } => {
+                let text = format!("somebody is attached to the terminal of {}", self.output.instance_name(run.instance));
+                self.output.say(Level::Info, &text);
+            }
+            Message::Detached { run, number } => {
+                if self.terminals.borrow_mut().detached(run, number) {
+                    let text = format!("nobody is attached to the terminal of {} any more", self.output.instance_name(run.instance));
+                    self.output.say(Level::Info, &text);
+                }
+            }
             Message::Memory(measured) => self.events.push_back(Event::Memory(measured)),
             Message::Grown(grown) => self.grown(grown),
+            Message::Files(told) => self.take_told(told),
             Message::Ecs(answer) => self.ecs_answered(answer),
             Message::Environment { name, values, reply } => {
                 // Who asked may be gone by now.
@@ -479,7 +505,8 @@ impl Supervisor {
             }
         };
         let cgroup = cgroup.as_ref().map(AsFd::as_fd);
-        start(service, argv, self.environments.prepared(), Stdio::Pipes, self.own_oom_score_adj, cgroup)
+        let stdio = if service.launch.tty { Stdio::Terminal(self.terminals.borrow().size()) } else { Stdio::Pipes };
+        start(service, argv, self.environments.prepared(), stdio, self.own_oom_score_adj, cgroup)
     }
 
     fn spawned(&mut self, run: RunId, spawned: Spawned) {
@@ -490,7 +517,9 @@ impl Supervisor {
         let mut streams = [None, None];
         for (place, (fd, stream)) in streams.iter_mut().zip([(spawned.stdout, Stream::Out), (spawned.stderr, Stream::Err)]) {
             let Some(fd) = fd else { continue };
-            match self.streams.add(fd, (run, stream)) {
+            let is_terminal = self.services.get(run.instance.service.0).is_some_and(|service| service.launch.tty);
+            let added = if is_terminal { self.read_terminal(fd, run) } else { self.streams.add(fd, (run, stream)) };
+            match added {
                 Ok(token) => *place = Some(token),
                 Err(errno) => {
                     let name = self.output.instance_name(run.instance);
@@ -513,6 +542,14 @@ impl Supervisor {
         let notify_fd = spawned.notify.and_then(|fd| self.watch_notify_fd(run, pid, fd));
         self.announcements.started(run);
         self.runs.insert(run, Run { pid, launch, failed: None, streams, notify_fd });
+    }
+
+    /// Both outputs of a run are one, and what is typed goes there as well.
+    fn read_terminal(&mut self, master: OwnedFd, run: RunId) -> Result<u64, Errno> {
+        let again = master.try_clone().map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+        let token = self.streams.add_terminal(master, (run, Stream::Out))?;
+        self.terminals.borrow_mut().opened(token, run, again);
+        Ok(token)
     }
 
     fn probe(&mut self, run: RunId, kind: ProbeKind, number: u32) {
@@ -558,6 +595,9 @@ impl Supervisor {
             output.service_line(run.instance, stream, piece);
             announcements.line(run, piece.text);
         });
+        if !self.terminals.borrow().is_empty() {
+            self.terminals.borrow_mut().heard(token, self.streams.last_read());
+        }
         self.take_matches();
         if let Some((run, _)) = ended
             && let Some(known) = self.runs.get_mut(&run)
@@ -628,6 +668,7 @@ impl Supervisor {
     fn run_died(&mut self, run: RunId, outcome: Outcome, left_behind: u32) {
         let Some(known) = self.runs.get_mut(&run) else { return };
         let outcome = known.failed.take().map_or(outcome, Outcome::SpawnFailed);
+        self.terminals.borrow_mut().ended(run, &outcome);
         // What it said comes before the news of its end.
         let streams = known.streams;
         if left_behind == 0 {
@@ -646,6 +687,7 @@ impl Supervisor {
         self.clearing.remove(&run);
         self.trees.forget(run);
         self.memory.run_over(run);
+        self.drain_terminal(run);
         let Some(known) = self.runs.remove(&run) else { return };
         let output = &mut self.output;
         for token in known.streams.into_iter().flatten() {
@@ -660,9 +702,26 @@ impl Supervisor {
             let _ = self.poller.remove(notify_fd);
         }
         self.announcements.over(run);
+        self.terminals.borrow_mut().over(run);
         // The pid may be reaped and given to another child by now; only if it is still this run's is it to be forgotten.
         if matches!(self.owners.get(&known.pid), Some(Owner::Run(other)) if *other == run) {
             self.owners.remove(&known.pid);
+        }
+    }
+
+    /// What a terminal still holds reaches who is attached, too.
+    fn drain_terminal(&mut self, run: RunId) {
+        if !self.services.get(run.instance.service.0).is_some_and(|service| service.launch.tty) {
+            return;
+        }
+        let mut taken = 0_usize;
+        while taken < LAST_WORDS {
+            let Some(token) = self.runs.get(&run).and_then(|known| known.streams.iter().flatten().next().copied()) else { return };
+            self.read_stream(token);
+            match self.streams.last_read().len() {
+                0 => return,
+                count => taken = taken.saturating_add(count),
+            }
         }
     }
 
@@ -733,7 +792,7 @@ fn start(
         placement: Placement::Session,
         cgroup,
         notify_fd: match (stdio, &service.ready) {
-            (Stdio::Pipes, Readiness::NotifyFd(number)) => Some(*number),
+            (Stdio::Pipes | Stdio::Terminal(_), Readiness::NotifyFd(number)) => Some(*number),
             _ => None,
         },
     })

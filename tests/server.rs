@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::Verb;
 use firstmate::engine::status::{Phase, Status};
+use firstmate::server::attach::{Decoder, Frame, PROTOCOL};
 use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of};
-use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack, wish};
+use stand::{Answering, Counted, Directory, FLOOD, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack, wish};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OK: &str = "200 OK";
@@ -280,16 +281,16 @@ fn status_is_the_engines_json() {
     let body = concat!(
         r#"{"version":"0.1.0","pid":1,"uptime_ms":250000,"phase":"running","ready":false,"live":true,"started":true,"services":["#,
         r#"{"name":"nginx","kind":"service","essential":true,"ready":true,"instances":[{"name":"nginx.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}}]},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0,"watch":0}}]},"#,
         r#"{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"connect 127.0.0.1:6379: refused","#,
         r#""instances":[{"name":"redis.1","state":"running","ready":false,"pid":31,"uptime_ms":243000,"run":1,"#,
-        r#""restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
+        r#""restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0,"watch":0},"why":"connect 127.0.0.1:6379: refused"}]},"#,
         r#"{"name":"worker","kind":"service","essential":false,"ready":false,"instances":[{"name":"worker.1","state":"running","ready":true,"#,
-        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}},"#,
-        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0},"#,
+        r#""pid":31,"uptime_ms":243000,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0,"watch":0}},"#,
+        r#"{"name":"worker.2","state":"failed","ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0,"watch":0},"#,
         r#""why":"gave up after 10 failed runs","last_outcome":"exit 1"}]},"#,
         r#"{"name":"migrate","kind":"oneshot","essential":true,"ready":true,"instances":[{"name":"migrate.1","state":"completed","#,
-        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0}}]}]}"#,
+        r#""ready":false,"run":1,"restarts":{"total":0,"crash":0,"live":0,"watchdog":0,"start_timeout":0,"memory":0,"oom":0,"watch":0}}]}]}"#,
         "\n"
     );
     let whole = expected(OK, "application/json", "", body);
@@ -302,7 +303,7 @@ fn status_is_the_engines_json() {
         r#","memory":{"limit_bytes":536870912,"limit_source":"cgroup-v2","limit_place":"/sys/fs/cgroup","hard_bytes":421527552,"#,
         r#""restart_above_bytes":402653184,"above_for_ms":4000,"oom_kills":1,"#,
         r#""acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":2},"why":"above the line for 4 s"},"services":["#,
-        r#""restarts":{"total":3,"crash":1,"live":0,"watchdog":0,"start_timeout":0,"memory":2,"oom":1},"#,
+        r#""restarts":{"total":3,"crash":1,"live":0,"watchdog":0,"start_timeout":0,"memory":2,"oom":1,"watch":0},"#,
         r#""memory":{"bytes":188743680,"at_least_bytes":188743680,"at_most_bytes":188743680,"method":"pss","percent":35.2,"#,
         r#""restart_above_bytes":209715200,"age_ms":900}"#,
     ] {
@@ -465,7 +466,7 @@ fn another_uid_may_read_but_not_command() {
     let ask = |method: &str, target: &str| {
         as_uid(65534, || exchange(socket.connect(Some(Duration::from_secs(20))).unwrap(), &request(method, target)))
     };
-    for target in ["/v1/stop?name=nginx", "/v1/shutdown", "/v1/start"] {
+    for target in ["/v1/stop?name=nginx", "/v1/shutdown", "/v1/start", "/v1/attach?name=web.1"] {
         assert_eq!(ask("POST", target), expected("403 Forbidden", "application/json", "", body), "{target}");
     }
     assert_eq!(ask("GET", "/livez"), plain(OK, "ok"));
@@ -863,4 +864,100 @@ fn a_taken_port_is_a_typed_error() {
             stand.tcp
         )
     );
+}
+
+/// Asks to be attached; the head of the answer, and what came after it so far.
+fn attach(stand: &Stand, name: &str) -> (UnixStream, String, Vec<u8>) {
+    let mut stream = stand.unix();
+    let ask = format!(
+        "POST /v1/attach?name={name} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\nContent-Length: 0\r\n\r\n"
+    );
+    stream.write_all(ask.as_bytes()).unwrap();
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let mut chunk = [0; 1000];
+        let count = stream.read(&mut chunk).unwrap();
+        assert_ne!(count, 0, "{}", String::from_utf8_lossy(&bytes));
+        bytes.extend_from_slice(&chunk[..count]);
+    };
+    let rest = bytes.split_off(end);
+    (stream, masked(&String::from_utf8(bytes).unwrap()), rest)
+}
+
+/// Reads frames until there are enough of them.
+fn frames(stream: &mut UnixStream, early: &[u8], enough: impl Fn(&[Frame]) -> bool) -> Vec<Frame> {
+    let (mut decoder, mut seen) = (Decoder::default(), Vec::new());
+    decoder.feed(early, |frame| seen.push(frame));
+    while !enough(&seen) {
+        let mut chunk = [0; 4096];
+        let count = stream.read(&mut chunk).unwrap();
+        assert_ne!(count, 0, "{seen:?}");
+        decoder.feed(&chunk[..count], |frame| seen.push(frame));
+    }
+    seen
+}
+
+fn shown(frames: &[Frame]) -> Vec<u8> {
+    let data = |frame: &Frame| if let Frame::Data(bytes) = frame { bytes.clone() } else { Vec::new() };
+    frames.iter().flat_map(data).collect()
+}
+
+#[test]
+fn a_connection_becomes_a_terminal() {
+    let stand = Stand::new(healthy());
+    let (mut stream, head, early) = attach(&stand, "web.1");
+    assert!(head.starts_with("HTTP/1.1 101 Switching Protocols\r\n"), "{head}");
+    assert!(head.contains(&format!("Connection: upgrade\r\nUpgrade: {PROTOCOL}\r\n")), "{head}");
+    let mut bytes = Vec::new();
+    Frame::Resized { rows: 40, columns: 120 }.encode(&mut bytes);
+    Frame::Data(b"print(1)\n".to_vec()).encode(&mut bytes);
+    // In two portions, cut in the middle of a frame.
+    stream.write_all(&bytes[..5]).unwrap();
+    stream.write_all(&bytes[5..]).unwrap();
+    let seen = frames(&mut stream, &early, |seen| shown(seen).ends_with(b"print(1)\n"));
+    assert_eq!(seen[0], Frame::Attached("web.1".to_owned()));
+    assert_eq!(String::from_utf8(shown(&seen)).unwrap(), "$ [40x120]print(1)\n");
+    // Closing it is all there is to detaching.
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+}
+
+#[test]
+fn who_reads_too_late_is_told_how_much_is_missing() {
+    let stand = Stand::new(healthy());
+    let (mut stream, _, early) = attach(&stand, "flood.1");
+    let seen = frames(&mut stream, &early, |seen| matches!(seen.last(), Some(Frame::Ended(_))));
+    let missing: Vec<usize> =
+        seen.iter().filter_map(|frame| if let Frame::Dropped(count) = frame { usize::try_from(*count).ok() } else { None }).collect();
+    let [missing] = missing.as_slice() else { panic!("one gap: {missing:?}") };
+    assert_eq!(shown(&seen).len() + missing, FLOOD);
+    assert_eq!(seen.last(), Some(&Frame::Ended("exit code 7".to_owned())));
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0, "and that is the end of it");
+}
+
+#[test]
+fn who_cannot_be_attached_is_told_why() {
+    let stand = Stand::new(healthy());
+    let refused = |name: &str| {
+        let (stream, head, early) = attach(&stand, name);
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut body = early;
+        (&stream).read_to_end(&mut body).unwrap();
+        (head.lines().next().unwrap().to_owned(), String::from_utf8(body).unwrap())
+    };
+    let (line, body) = refused("db.1");
+    assert_eq!((line.as_str(), body.as_str()), ("HTTP/1.1 409 Conflict", "{\"result\":\"failed\",\"why\":\"db.1 has no terminal\"}\n"));
+    let (line, body) = refused("dn");
+    assert_eq!((line.as_str(), body.as_str()), ("HTTP/1.1 404 Not Found", "{\"result\":\"unknown-name\",\"name\":\"dn\"}\n"));
+    let (line, _) = refused("a&name=b");
+    assert_eq!(line, "HTTP/1.1 400 Bad Request");
+    let plain_request = stand.over_unix("POST", "/v1/attach?name=web.1");
+    assert!(plain_request.starts_with("HTTP/1.1 426 Upgrade Required\r\n"), "{plain_request}");
+    assert!(plain_request.contains("a terminal needs more than a request"), "{plain_request}");
+    assert!(stand.over_unix("GET", "/v1/attach?name=web.1").starts_with("HTTP/1.1 405 "));
+    assert!(stand.over_tcp("POST", "/v1/attach?name=web.1").starts_with("HTTP/1.1 404 "), "TCP only reads");
 }

@@ -185,11 +185,6 @@ fn denied(path: &std::path::Path) -> String {
 }
 
 impl Connection {
-    /// For an answer that comes bit by bit.
-    pub(super) fn into_stream(self) -> UnixStream {
-        self.stream
-    }
-
     /// Sends a request without a body and reads the whole answer.
     ///
     /// # Errors
@@ -251,6 +246,11 @@ impl Connection {
         parse(&bytes)
     }
 
+    /// The connection itself, for an answer that comes bit by bit, and for what is more than a request and an answer.
+    pub(super) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     /// Time left; `None` is for ever.
     fn left(&self) -> io::Result<Option<Duration>> {
         let Some(deadline) = self.deadline else { return Ok(None) };
@@ -260,7 +260,7 @@ impl Connection {
 }
 
 /// A whole response (RFC 9112) with Content-Length, as firstmate sends it.
-fn parse(bytes: &[u8]) -> io::Result<HttpAnswer> {
+pub(super) fn parse(bytes: &[u8]) -> io::Result<HttpAnswer> {
     if bytes.is_empty() {
         return Err(io::Error::other("it closed the connection without an answer"));
     }

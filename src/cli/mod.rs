@@ -3,6 +3,7 @@
 //! Data goes to stdout, messages to stderr. Commands for a running supervisor are blocking clients of its Unix socket without a runtime of
 //! their own; only `start` and `-- CMD` become the supervisor.
 
+mod attach;
 mod check;
 mod check_config;
 mod client;
@@ -55,12 +56,14 @@ struct Cli {
 }
 
 /// What says how a file is run, of which one program alone has none.
-const RUNNING: [&str; 13] = [
+const RUNNING: [&str; 15] = [
     "file",
     "root",
     "port",
     "env_files",
     "memory_limit",
+    "tty",
+    "watch",
     "http",
     "socket",
     "formation",
@@ -81,6 +84,7 @@ enum Command {
     Signal(verbs::SignalArgs),
     Scale(verbs::ScaleArgs),
     Status(status::StatusArgs),
+    Attach(attach::AttachArgs),
     Why(why::WhyArgs),
     Logs(logs::LogsArgs),
     Events(events::EventsArgs),
@@ -188,6 +192,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Some(Command::Signal(args)) => verbs::signal(&args),
         Some(Command::Scale(args)) => verbs::scale(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Attach(args)) => attach::run(&args),
         Some(Command::Why(args)) => why::run(&args),
         Some(Command::Logs(args)) => logs::run(&args),
         Some(Command::Events(args)) => events::run(&args),
@@ -220,7 +225,7 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 19);
+        assert_eq!(seen, 20);
     }
 
     #[test]

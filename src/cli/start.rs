@@ -8,8 +8,9 @@ use super::develop::DevelopArgs;
 use super::load::{self, FileArgs};
 use super::output::{Failure, err};
 use super::{client, verbs};
-use crate::config::{GivenLimit, Http, Inputs};
-use crate::server::SocketPath;
+use crate::config::{self, GivenLimit, Http, Inputs, Loaded};
+use crate::engine::spec::{Kind, Service};
+use crate::server::{SocketPath, printable};
 use crate::supervisor::{self, Options};
 
 /// Exit code for arguments that make no sense.
@@ -48,6 +49,14 @@ pub(super) struct RunArgs {
     /// what is found]
     #[arg(long, value_name = "SIZE|auto", value_parser = GivenLimit::parse)]
     memory_limit: Option<GivenLimit>,
+    /// Give every process a pseudo-terminal of its own, as `tty = true` does for one service: colours and line buffering stay, and
+    /// `firstmate attach NAME` talks to it
+    #[arg(long)]
+    tty: bool,
+    /// Restart services when files change: files, directories or patterns, comma separated; NAME=PATH for one service alone. Counts once nothing
+    /// has changed for 200 ms; .git, node_modules, target, swap files and the like are ignored
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    watch: Vec<String>,
     /// Answer probes over HTTP on this address, or not at all [default: the file's; else 0.0.0.0:9180 as PID 1]
     #[arg(long, value_name = "ADDR:PORT|off", value_parser = parse_http)]
     http: Option<Http>,
@@ -74,7 +83,12 @@ pub(super) struct StartArgs {
 impl RunArgs {
     /// The first option that is here, which a firstmate that runs already cannot be given.
     fn given(&self) -> Option<&'static str> {
-        let own = [(self.memory_limit.is_some(), "--memory-limit"), (self.http.is_some(), "--http")];
+        let own = [
+            (self.memory_limit.is_some(), "--memory-limit"),
+            (self.tty, "--tty"),
+            (!self.watch.is_empty(), "--watch"),
+            (self.http.is_some(), "--http"),
+        ];
         let own = own.into_iter().find_map(|(given, name)| given.then_some(name));
         self.file.given().or_else(|| self.develop.given()).or(own)
     }
@@ -142,9 +156,47 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
     if let Some(looked) = looked {
         loaded.remarks.insert(0, format!("the file is run here, with the services that were named: {looked}"));
     }
+    if args.tty {
+        loaded.spec.services.iter_mut().for_each(|service| service.launch.tty = true);
+    }
+    watch(&args.watch, &mut loaded)?;
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
     let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse), no_timestamp: args.develop.no_timestamp };
     Ok(supervisor::run(loaded, options))
+}
+
+/// `--watch`: beside what the file says.
+fn watch(arguments: &[String], loaded: &mut Loaded) -> Result<(), Failure> {
+    if arguments.is_empty() {
+        return Ok(());
+    }
+    let directory = std::env::current_dir().map_err(|error| {
+        Failure::new(2, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
+    })?;
+    for argument in arguments {
+        let named = argument.split_once('=').filter(|(name, _)| loaded.spec.services.iter().any(|service| service.name == *name));
+        let (name, text) = named.map_or((None, argument.as_str()), |(name, text)| (Some(name), text));
+        let path = if text.is_empty() { Err("it is empty".to_owned()) } else { config::watch::path(&directory, text) };
+        let path = path
+            .map_err(|why| Failure::new(2, format!("cannot watch `{}`: {why}", printable(text))).help("--watch src, or --watch web=src"))?;
+        // What a job has done stays done.
+        let wanted = |service: &&mut Service| service.kind == Kind::Service && name.is_none_or(|name| service.name == name);
+        let mut anybody = false;
+        for service in loaded.spec.services.iter_mut().filter(wanted) {
+            anybody = true;
+            service.watch.paths.push(path.clone());
+            // Whoever is at work on it mends it by changing a file.
+            service.give_up_after = None;
+        }
+        if !anybody {
+            let message = match name {
+                Some(name) => format!("`{name}` is a oneshot: what it has done stays done when files change"),
+                None => "the file has nothing but oneshots: what they have done stays done when files change".to_owned(),
+            };
+            return Err(Failure::new(2, message).help("--watch is for services"));
+        }
+    }
+    Ok(())
 }
 
 fn parse_http(text: &str) -> Result<Http, String> {

@@ -106,11 +106,11 @@ fn detail(instance: &InstanceStatus, container_line: Option<u64>) -> String {
     if let Some(outcome) = instance.last_outcome.as_deref().filter(|_| instance.pid.is_none()) {
         parts.push(printable(outcome).into_owned());
     }
-    let for_memory = instance.restarts.for_memory();
+    let causes = instance.restarts.in_words();
     match instance.restarts.total {
         0 => {}
-        1 => parts.push(format!("1 restart{for_memory}")),
-        restarts => parts.push(format!("{restarts} restarts{for_memory}")),
+        1 => parts.push(format!("1 restart{causes}")),
+        restarts => parts.push(format!("{restarts} restarts{causes}")),
     }
     if matches!(instance.state, StateName::Running | StateName::Starting) {
         parts.push(if instance.ready { "ready" } else { "not ready" }.to_owned());

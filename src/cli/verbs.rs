@@ -223,7 +223,7 @@ fn ask_with(connection: Connection, target: &str, meanwhile: &mut dyn FnMut()) -
     })
 }
 
-fn show(verb: &str, reply: &Reply) -> Result<u8, Failure> {
+pub(super) fn show(verb: &str, reply: &Reply) -> Result<u8, Failure> {
     match reply {
         Reply::Done { instances } => {
             let mut text = String::new();

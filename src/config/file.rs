@@ -26,8 +26,10 @@ use crate::engine::spec::{
 };
 
 mod readiness;
+mod watch;
 
 pub use readiness::log_pattern;
+pub(super) use watch::WatchDraft;
 
 /// Keys of the whole file.
 const TOP_KEYS: [&str; 5] = ["firstmate", "include", "memory", "procfile", "services"];
@@ -37,7 +39,7 @@ const FIRSTMATE_KEYS: [&str; 8] =
 /// Keys of `[memory]`.
 const MEMORY_KEYS: [&str; 6] = ["limit", "restart_above", "confirm", "hard_above", "emergency_above", "cgroups"];
 /// Keys of a service.
-const SERVICE_KEYS: [&str; 33] = [
+const SERVICE_KEYS: [&str; 35] = [
     "command",
     "type",
     "instances",
@@ -71,6 +73,8 @@ const SERVICE_KEYS: [&str; 33] = [
     "capabilities",
     "no_new_privs",
     "log_buffer",
+    "tty",
+    "watch",
 ];
 const BACKOFF_KEYS: [&str; 5] = ["initial", "factor", "max", "jitter", "reset_after"];
 const SERVICE_MEMORY_KEYS: [&str; 3] = ["restart_above", "action", "victim"];
@@ -251,6 +255,10 @@ pub struct Draft {
     pub rights: Rights,
     /// What is kept of each instance's lines; else what `[firstmate]` says.
     pub log_buffer: Option<LogBuffer>,
+    /// A pseudo-terminal in place of pipes.
+    pub tty: bool,
+    /// Files whose change restarts it.
+    pub(super) watch: Option<WatchDraft>,
     /// It is an entry of a Procfile: it gets a PORT. Its place in that file, counted from 0.
     pub procfile_index: Option<usize>,
     /// It is a Procfile's entry with a table of its own in a TOML file.
@@ -301,6 +309,8 @@ impl Draft {
             limits: Vec::new(),
             rights: Rights::default(),
             log_buffer: None,
+            tty: false,
+            watch: None,
             procfile_index: None,
             refined: false,
             env_defaults: BTreeMap::new(),
@@ -924,6 +934,8 @@ impl Walk<'_> {
             "capabilities" => draft.rights.capabilities = self.capabilities(value),
             "no_new_privs" => draft.rights.no_new_privs = self.boolean(value).unwrap_or_default(),
             "log_buffer" => draft.log_buffer = self.log_buffer(value),
+            "watch" => draft.watch = Some(self.watch(key_span, value)),
+            "tty" => draft.tty = self.boolean(value).unwrap_or_default(),
             other => self.unknown_key(other, key_span, &format!("in service `{}`", draft.name), &SERVICE_KEYS),
         }
     }

@@ -22,10 +22,11 @@ use super::origin::{self, Origin, Origins, Place};
 use super::patience::{PLATFORM_PATIENCE, Patience};
 use super::procfile::{self, Procfile};
 use super::values::{nearest, show_amount, show_duration, show_size};
-use super::{Diagnostic, GivenLimit, LogBuffers, Settings, Severity, Source, TerminationLog, command_line};
+use super::{Diagnostic, GivenLimit, LogBuffers, Settings, Severity, Source, TerminationLog, command_line, watch};
 use crate::engine::Signal;
 use crate::engine::spec::{
     Amount, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service, ServiceId, ServiceMemory, Spec, Stop,
+    Watch,
 };
 
 /// A file larger than this is no configuration. Reading stops there, so that a wrong path (a device, a log) cannot fill the memory.
@@ -923,6 +924,7 @@ impl<'a> Join<'a> {
                 wrong(restart.span(), message, "write \"on-failure\" or \"never\"");
             }
         }
+        let watch = self.watch(&draft);
         let Some(command) = draft.command else {
             if !draft.command_is_bad && !self.incomplete {
                 let help = match nearest(&draft.name, entries.iter().map(String::as_str)) {
@@ -977,7 +979,8 @@ impl<'a> Join<'a> {
             },
             success_exit_codes: draft.success_exit_codes.unwrap_or_else(|| vec![0]),
             backoff: draft.backoff,
-            give_up_after: draft.give_up_after.unwrap_or(Some(10)),
+            // Whoever is at work on it mends it by changing a file.
+            give_up_after: draft.give_up_after.unwrap_or(if watch.paths.is_empty() { Some(10) } else { None }),
             start_timeout: draft.start_timeout.map_or(START_TIMEOUT, Spanned::into_inner),
             stop: Stop {
                 signals: draft.stop_signals.unwrap_or_else(|| vec![Signal::TERM]),
@@ -1009,8 +1012,35 @@ impl<'a> Join<'a> {
                 oom_score_adj: draft.oom_score_adj,
                 limits: draft.limits,
                 rights: draft.rights,
+                tty: draft.tty,
             },
+            watch,
         })
+    }
+
+    /// What is watched for a service, and every complaint about it.
+    fn watch(&mut self, draft: &Draft) -> Watch {
+        let Some(written) = &draft.watch else { return Watch::default() };
+        if draft.kind == Some(Kind::Oneshot) {
+            let message = "a oneshot cannot have `watch`: what it has done stays done";
+            let help = "remove it, or make the service a type = \"service\"";
+            self.problems.push(draft.source.error(written.key.clone(), message).help(help));
+        }
+        let mut paths = Vec::new();
+        for text in &written.paths {
+            match watch::path(&self.base, text.get_ref()) {
+                Ok(path) => paths.push(path),
+                Err(why) => self.problems.push(draft.source.error(text.span(), format!("`{}` is not a glob: {why}", text.get_ref()))),
+            }
+        }
+        let mut ignore = Vec::new();
+        for text in &written.ignore {
+            match watch::ignore(&self.base, text.get_ref()) {
+                Ok(pattern) => ignore.push(pattern),
+                Err(why) => self.problems.push(draft.source.error(text.span(), format!("`{}` is not a glob: {why}", text.get_ref()))),
+            }
+        }
+        Watch { paths, ignore, debounce: written.debounce }
     }
 
     /// Reports every cycle as a path. Depth first with a stack of its own: a chain of services may be longer than the thread's.

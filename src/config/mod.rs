@@ -16,6 +16,7 @@ pub mod origin;
 mod patience;
 pub mod procfile;
 pub mod values;
+pub mod watch;
 
 #[cfg(test)]
 mod tests;

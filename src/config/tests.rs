@@ -146,9 +146,12 @@ fn every_key_reaches_the_spec() {
         umask = "027"
         nice = -5
         limits = { nofile = { soft = 1024, hard = "unlimited" }, core = "unlimited", memlock = "64KiB" }
+        tty = true
+        watch = { paths = ["src", "conf/*.ini"], ignore = ["*.css", "!target", "src/gen"], debounce = "1s" }
 
         [services.redis]
         command = ["redis-server", "--save", ""]
+        watch = "redis.conf"
         ready = { tcp = "localhost:6379" }
         umask = 0o077
         give_up_after = 3
@@ -234,6 +237,14 @@ fn every_key_reaches_the_spec() {
                 action: MemoryAction::Signal(Signal::parse("USR2").unwrap()),
                 victim: Victim::Last,
             },
+            watch: Watch {
+                paths: vec![
+                    WatchPath { root: dir.0.join("src"), only: None },
+                    WatchPath { root: dir.0.join("conf"), only: Some(format!("{}/conf/*.ini", dir.0.display())) },
+                ],
+                ignore: vec!["*.css".to_owned(), "!target".to_owned(), format!("{}/src/gen", dir.0.display())],
+                debounce: seconds(1),
+            },
             launch: Launch {
                 command: shell("exec gunicorn -b :$PORT app"),
                 working_dir: dir.0.join("app"),
@@ -247,6 +258,7 @@ fn every_key_reaches_the_spec() {
                 nice: Some(-5),
                 oom_score_adj: Some(500),
                 rights: Rights::default(),
+                tty: true,
                 limits: vec![
                     Limit { resource: Resource::Nofile, soft: Some(1024), hard: None },
                     Limit { resource: Resource::Core, soft: None, hard: None },
@@ -270,6 +282,8 @@ fn every_key_reaches_the_spec() {
     let (restart_above, action) = (Some(Amount::Percent(30.0)), MemoryAction::Signal(Signal::HUP));
     assert_eq!(redis.memory, ServiceMemory { restart_above, action, victim: Victim::Never });
     assert_eq!(redis.launch.command, argv(&["redis-server", "--save", ""]));
+    let conf = WatchPath { root: dir.0.join("redis.conf"), only: None };
+    assert_eq!(redis.watch, Watch { paths: vec![conf], ..Watch::default() });
     assert_eq!((redis.launch.umask, redis.give_up_after), (Some(0o077), Some(3)));
     assert_eq!(redis.stop.signals, [Signal::KILL]);
     let migrate = service(&spec, "migrate");
@@ -311,6 +325,7 @@ fn defaults_are_those_of_the_contract() {
             ready: Readiness::default(),
             live: None,
             memory: ServiceMemory::default(),
+            watch: Watch::default(),
             launch: Launch {
                 command: argv(&["run", "it"]),
                 working_dir: "/srv".into(),
@@ -324,10 +339,20 @@ fn defaults_are_those_of_the_contract() {
                 nice: None,
                 oom_score_adj: None,
                 rights: Rights::default(),
+                tty: false,
                 limits: vec![],
             },
         }]
     );
+}
+
+#[test]
+fn who_is_watched_is_not_given_up_unless_its_file_says_so() {
+    let give_up = |text: &str| {
+        let text = format!("[services.a]\ncommand = 'x'\nwatch = 'src'\n{text}");
+        check_toml(Path::new("/srv/firstmate.toml"), text.as_bytes()).unwrap().services[0].give_up_after
+    };
+    assert_eq!((give_up(""), give_up("give_up_after = 3")), (None, Some(3)));
 }
 
 #[test]

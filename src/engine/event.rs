@@ -108,6 +108,13 @@ pub enum Event {
         /// 1 to [`MOST_INSTANCES`](super::spec::MOST_INSTANCES).
         instances: u16,
     },
+    /// Files that a service watches have changed.
+    Changed {
+        /// Which service.
+        service: ServiceId,
+        /// The first of them, and how many there were besides: one short line.
+        what: String,
+    },
     /// News of memory.
     Memory(MemoryEvent),
     /// Stop everything, in order.
@@ -239,6 +246,8 @@ pub enum Cause {
     StartTimeout,
     /// The memory guard chose it.
     Memory,
+    /// Files it watches have changed.
+    Watch,
     /// An operator's stop or restart.
     Operator,
     /// The whole stack is stopping.
@@ -315,6 +324,13 @@ pub enum Notice {
         left_behind: u32,
         /// The signal that ended it was firstmate's own; true as well for an exit while it was being stopped.
         asked: bool,
+    },
+    /// Files a service watches have changed, and so it begins anew.
+    Changed {
+        /// Which service.
+        service: ServiceId,
+        /// The first of them, and how many there were besides.
+        what: String,
     },
     /// Another run follows after the delay.
     Restarting {

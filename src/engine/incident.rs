@@ -458,7 +458,7 @@ impl Engine {
                     let cause = note.cause.or_else(|| seen.map(|seen| seen.cause)).unwrap_or(Cause::Crash);
                     let abnormal = match cause {
                         Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
-                        Cause::Crash | Cause::Operator | Cause::Shutdown => !clean,
+                        Cause::Crash | Cause::Watch | Cause::Operator | Cause::Shutdown => !clean,
                     };
                     if abnormal {
                         let ended = RunEnded {
@@ -498,6 +498,7 @@ impl Engine {
                 Notice::Started { run, pid: _ } => self.journal.resolve(run.instance, Then::Restarted { delay_ms: 0 }, 0),
                 Notice::Waiting { .. }
                 | Notice::Ready { .. }
+                | Notice::Changed { .. }
                 | Notice::NotReady { .. }
                 | Notice::Completed { .. }
                 | Notice::Blocked { .. }

@@ -151,7 +151,7 @@ impl Instance {
             runs: 0,
             failures: 0,
             attempts: 0,
-            restarts: Restarts { total: 0, crash: 0, live: 0, watchdog: 0, start_timeout: 0, memory: 0, oom: 0 },
+            restarts: Restarts { total: 0, crash: 0, live: 0, watchdog: 0, start_timeout: 0, memory: 0, oom: 0, watch: 0 },
             last_outcome: None,
             been_ready: false,
             signalled: None,
@@ -615,7 +615,7 @@ impl Instance {
         let failed = match cause {
             Cause::Crash => !success,
             Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
-            Cause::Operator | Cause::Shutdown => false,
+            Cause::Watch | Cause::Operator | Cause::Shutdown => false,
         };
         self.last_outcome = Some(outcome.clone());
         if cause == Cause::Crash && success && service.kind == Kind::Oneshot {
@@ -633,6 +633,14 @@ impl Instance {
         if matches!(cause, Cause::Operator | Cause::Shutdown) {
             (self.failures, self.attempts) = (0, 0);
             self.state = State::Idle(Idle::Due { waits_for: None });
+            return Consequence::Nothing;
+        }
+        if cause == Cause::Watch {
+            (self.failures, self.attempts) = (0, 0);
+            self.restarts.watch = self.restarts.watch.saturating_add(1);
+            self.restarts.total = self.restarts.total.saturating_add(1);
+            self.state = State::Idle(Idle::Due { waits_for: None });
+            out.push(Action::Notice(Notice::Restarting { instance: self.id, delay: Duration::ZERO, failures: 0, cause }));
             return Consequence::Nothing;
         }
         let again = match service.restart {
@@ -668,6 +676,7 @@ impl Instance {
             Cause::Watchdog => &mut self.restarts.watchdog,
             Cause::StartTimeout => &mut self.restarts.start_timeout,
             Cause::Memory => &mut self.restarts.memory,
+            Cause::Watch => &mut self.restarts.watch,
             Cause::Crash | Cause::Operator | Cause::Shutdown => &mut self.restarts.crash,
         };
         *counter = counter.saturating_add(1);

@@ -27,6 +27,7 @@ pub mod time;
 #[cfg(test)]
 mod transitions;
 mod view;
+pub mod watch;
 
 pub use announcement::Announcement;
 pub use event::{Action, Bite, Cause, Command, EndCause, Event, InstanceId, Notice, ProbeKind, Reach, RunId, ShutdownCause, Verb};

@@ -51,6 +51,8 @@ pub struct LaunchError {
 pub enum Stage {
     /// Creating the pipes for its output.
     Pipes,
+    /// Opening a pseudo-terminal, where it has one.
+    Terminal,
     /// fork: no memory, or the process limit of the container is reached.
     Fork,
     /// setsid.
@@ -89,8 +91,9 @@ pub enum Stage {
 
 impl Stage {
     /// Every stage, in order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Pipes,
+        Self::Terminal,
         Self::Fork,
         Self::Session,
         Self::Stdio,
@@ -115,6 +118,7 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pipes => "creating its pipes",
+            Self::Terminal => "opening its terminal",
             Self::Fork => "creating its process",
             Self::Session => "creating its session",
             Self::Stdio => "connecting its output",

@@ -63,6 +63,8 @@ impl Signal {
     pub const TERM: Self = Self(15);
     /// See signal(7).
     pub const CONT: Self = Self(18);
+    /// The terminal's window has another size.
+    pub const WINCH: Self = Self(28);
     /// See signal(7).
     pub const STOP: Self = Self(19);
 

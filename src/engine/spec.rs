@@ -158,6 +158,39 @@ pub struct Service {
     pub memory: ServiceMemory,
     /// How its processes are started.
     pub launch: Launch,
+    /// Files whose change restarts it.
+    pub watch: Watch,
+}
+
+/// `watch` of a service: files whose change restarts it. The engine only carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watch {
+    /// None: nothing is watched.
+    pub paths: Vec<WatchPath>,
+    /// Names, or absolute paths, that are not watched, as glob patterns; `!` before one watches all the same.
+    pub ignore: Vec<String>,
+    /// A change counts once nothing has changed for so long.
+    pub debounce: Duration,
+}
+
+impl Watch {
+    /// Where nothing is configured; the product's contract.
+    pub const DEBOUNCE: Duration = Duration::from_millis(200);
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { paths: Vec::new(), ignore: Vec::new(), debounce: Self::DEBOUNCE }
+    }
+}
+
+/// A file, or a directory with all below it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchPath {
+    /// An absolute path.
+    pub root: PathBuf,
+    /// Of what is below `root` only the files whose absolute path fits this glob pattern.
+    pub only: Option<String>,
 }
 
 /// `type` in the file.
@@ -509,6 +542,8 @@ pub struct Launch {
     pub limits: Vec<Limit>,
     /// What it may do beyond its user's rights.
     pub rights: Rights,
+    /// Each process gets a pseudo-terminal of its own in place of pipes.
+    pub tty: bool,
 }
 
 /// One resource limit, soft and hard; see setrlimit(2). `None` is unlimited.

@@ -384,6 +384,12 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
+            Event::Changed { service, what } => {
+                if serving {
+                    self.changed(now, service, what, out);
+                }
+                Consequence::Nothing
+            }
             Event::Memory(event) => {
                 self.take_memory(now, event, out);
                 Consequence::Nothing

@@ -346,18 +346,18 @@ pub struct Restarts {
     /// Of `crash`: the kernel's OOM killer killed it.
     #[serde(default)]
     pub oom: u32,
+    /// Files it watches have changed.
+    #[serde(default)]
+    pub watch: u32,
 }
 
 impl Restarts {
-    /// ` (1 memory, 2 oom)`: those that memory was the reason for; empty without any.
+    /// ` (1 memory, 2 oom, 3 watch)`: those that memory or a change of files was the reason for; empty without any.
     #[must_use]
-    pub fn for_memory(&self) -> String {
-        match (self.memory, self.oom) {
-            (0, 0) => String::new(),
-            (memory, 0) => format!(" ({memory} memory)"),
-            (0, oom) => format!(" ({oom} oom)"),
-            (memory, oom) => format!(" ({memory} memory, {oom} oom)"),
-        }
+    pub fn in_words(&self) -> String {
+        let causes = [(self.memory, "memory"), (self.oom, "oom"), (self.watch, "watch")];
+        let told: Vec<String> = causes.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+        if told.is_empty() { String::new() } else { format!(" ({})", told.join(", ")) }
     }
 }
 
@@ -462,8 +462,9 @@ mod tests {
     }
 
     #[test]
-    fn restarts_for_memory_are_told_apart() {
-        let restarts = |memory, oom| Restarts { memory, oom, ..Restarts::default() }.for_memory();
+    fn restarts_are_told_apart_by_what_they_were_for() {
+        let restarts = |memory, oom| Restarts { memory, oom, ..Restarts::default() }.in_words();
+        assert_eq!(Restarts { watch: 3, oom: 1, ..Restarts::default() }.in_words(), " (1 oom, 3 watch)");
         assert_eq!([restarts(0, 0), restarts(1, 0), restarts(0, 2), restarts(1, 2)], ["", " (1 memory)", " (2 oom)", " (1 memory, 2 oom)"]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::spec::{
     Backoff, Check, Command as Program, Condition, Dependency, Kind, Launch, Memory, Probe, Readiness, Restart, Scope, Service,
-    ServiceMemory, Stop, Victim,
+    ServiceMemory, Stop, Victim, Watch,
 };
 use super::status::{LimitSource, Phase, StateName, Status};
 use super::*;
@@ -39,6 +39,7 @@ pub(super) fn service(name: &str) -> Service {
         ready: Readiness::default(),
         live: None,
         memory: ServiceMemory::default(),
+        watch: Watch::default(),
         launch: Launch {
             command: Program::Argv(vec!["actor".into()]),
             working_dir: "/".into(),
@@ -52,6 +53,7 @@ pub(super) fn service(name: &str) -> Service {
             nice: None,
             oom_score_adj: None,
             rights: Rights::default(),
+            tty: false,
             limits: Vec::new(),
         },
     }
@@ -124,6 +126,7 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::Ended { run: id, outcome, uptime, clean, left_behind, asked } => {
             format!("ended {}: {outcome} after {uptime:?}, clean {clean}, asked {asked}, left {left_behind}", run(id))
         }
+        Notice::Changed { service, what } => format!("{what} changed, {} begins anew", name(service)),
         Notice::Restarting { instance, delay, failures, cause } => {
             format!("restarting {} in {delay:?} after {failures} failures ({cause:?})", one(instance))
         }

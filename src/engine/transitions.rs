@@ -165,6 +165,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("restart", command(Verb::Restart)),
         ("reload", command(Verb::Reload)),
         ("signal USR1 to all", command(Verb::Signal { signal: usr1(), to: Reach::Tree })),
+        ("files change", Event::Changed { service: WEB.service, what: "src/app.py".into() }),
         ("shutdown", Event::Shutdown(ShutdownCause::Command)),
         ("kill all", Event::KillAll),
     ]

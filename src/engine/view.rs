@@ -148,6 +148,7 @@ impl Engine {
                     Cause::StartTimeout => Some("it was not ready in time".to_owned()),
                     Cause::Memory => Some("the memory guard chose it".to_owned()),
                     Cause::Operator if instance.desired == Desired::Gone => Some("its service has fewer instances now".to_owned()),
+                    Cause::Watch => Some("files it watches have changed".to_owned()),
                     Cause::Operator | Cause::Shutdown => None,
                 },
             ),

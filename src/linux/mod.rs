@@ -1,7 +1,7 @@
 //! The thin shell around the kernel: spawning, reaping, signals, process trees, pipes.
 //!
 //! One thread does all of it, but for writing the log to a file ([`output`]), the last words ([`termination_log`]), for measuring a
-//! process that may be stuck ([`memory::pss`]), and for looking at a calm container ([`memory::sentinel`]). It promises that nothing in
+//! process that may be stuck ([`memory::pss`]), for looking at a calm container ([`memory::sentinel`]), and for watching files ([`watch`]). It promises that nothing in
 //! here blocks that thread, that [`reap`] is the only owner of every wait, that a child starts clean ([`spawn`]), and that no process
 //! firstmate did not start is ever signalled ([`tree`]). It decides nothing.
 
@@ -16,6 +16,7 @@ pub mod output;
 pub mod own;
 pub mod poll;
 pub mod probe;
+pub mod pty;
 pub mod reap;
 pub mod signals;
 pub mod spawn;
@@ -23,3 +24,4 @@ pub mod termination_log;
 mod thread;
 pub mod tree;
 mod users;
+pub mod watch;

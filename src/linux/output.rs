@@ -6,6 +6,9 @@
 //!
 //! Bytes pass through as they are: NUL, escape sequences and invalid UTF-8 included. Only the line feed is taken off, with one
 //! carriage return right before it. What a line looks like is the business of whoever calls.
+//!
+//! A terminal's master ([`super::pty`]) is read like a pipe. There a carriage return means what it means on a screen: what a line said before it
+//! is written over, so that of a progress bar the last state comes through, as one line.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -63,6 +66,8 @@ pub struct Piece<'a> {
 pub struct Lines {
     partial: Vec<u8>,
     continued: bool,
+    /// A terminal's: the last byte was a carriage return.
+    returned: bool,
 }
 
 impl Lines {
@@ -91,6 +96,31 @@ impl Lines {
             } else {
                 self.partial.extend_from_slice(left);
             }
+        }
+    }
+
+    /// As [`Self::feed`], for what a terminal would show: text after a carriage return takes the place of what was there before it. The
+    /// terminal itself ends every line with a carriage return and a line feed, and a program may put one more there.
+    pub fn feed_screen(&mut self, mut data: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+        while let Some(first) = data.first() {
+            if self.returned {
+                match first {
+                    b'\r' => {
+                        data = data.get(1..).unwrap_or_default();
+                        continue;
+                    }
+                    b'\n' => {}
+                    _ => {
+                        self.partial.clear();
+                        self.continued = false;
+                    }
+                }
+                self.returned = false;
+            }
+            let Some(at) = data.iter().position(|&byte| byte == b'\r') else { return self.feed(data, emit) };
+            self.feed(data.get(..at).unwrap_or_default(), emit);
+            self.returned = true;
+            data = data.get(at.saturating_add(1)..).unwrap_or_default();
         }
     }
 
@@ -159,11 +189,12 @@ pub enum Reading {
     Ended,
 }
 
-/// The read end of one log pipe.
+/// The read end of one log pipe, or the master of a terminal.
 #[derive(Debug)]
 pub struct StreamReader {
     fd: OwnedFd,
     lines: Lines,
+    is_terminal: bool,
 }
 
 impl AsFd for StreamReader {
@@ -182,7 +213,19 @@ impl StreamReader {
     pub fn new(fd: OwnedFd) -> Result<Self, Errno> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        Ok(Self { fd, lines: Lines::default() })
+        Ok(Self { fd, lines: Lines::default(), is_terminal: false })
+    }
+
+    /// As [`Self::new`], for the master of a terminal.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn terminal(fd: OwnedFd) -> Result<Self, Errno> {
+        Ok(Self { is_terminal: true, ..Self::new(fd)? })
+    }
+
+    fn take(&mut self, data: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
+        if self.is_terminal { self.lines.feed_screen(data, emit) } else { self.lines.feed(data, emit) }
     }
 
     /// Reads once, at most the capacity of `buffer`, and passes on the lines that completes. Call it again when the poller says so.
@@ -193,11 +236,11 @@ impl StreamReader {
                 Reading::Ended
             }
             Ok(_) => {
-                self.lines.feed(buffer, emit);
+                self.take(buffer, emit);
                 Reading::Open
             }
             Err(Errno::EAGAIN | Errno::EINTR) => Reading::Open,
-            // A pipe gives no other error; whatever this is, it would come again for ever.
+            // EIO is how a terminal ends. A pipe gives no other error; whatever this is, it would come again for ever.
             Err(_) => {
                 self.lines.finish(emit);
                 Reading::Ended
@@ -213,7 +256,7 @@ impl StreamReader {
             match read_into(&self.fd, buffer) {
                 Ok(0) => break,
                 Ok(count) => {
-                    self.lines.feed(buffer, emit);
+                    self.take(buffer, emit);
                     taken = taken.saturating_add(count);
                 }
                 Err(Errno::EINTR) => {}
@@ -286,7 +329,24 @@ impl<T: Copy> Streams<T> {
     /// # Errors
     /// ENOMEM or ENOSPC when the pipe cannot be registered (epoll_ctl(2)); it is closed then.
     pub fn add(&mut self, fd: OwnedFd, tag: T) -> Result<u64, Errno> {
-        let reader = StreamReader::new(fd)?;
+        self.register(StreamReader::new(fd)?, tag)
+    }
+
+    /// The same for the master of a terminal.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn add_terminal(&mut self, fd: OwnedFd, tag: T) -> Result<u64, Errno> {
+        self.register(StreamReader::terminal(fd)?, tag)
+    }
+
+    /// What the last [`Self::read`] read, as it came; empty when there was nothing.
+    #[must_use]
+    pub fn last_read(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    fn register(&mut self, reader: StreamReader, tag: T) -> Result<u64, Errno> {
         let index = self.free.last().copied().unwrap_or(self.slots.len());
         let number = u64::try_from(index).ok().filter(|&number| number <= INDEX_MASK).ok_or(Errno::ENFILE)?;
         self.generation = self.generation.wrapping_add(1);
@@ -322,6 +382,8 @@ impl<T: Copy> Streams<T> {
     /// Reads once what the poller announced under `token`. `Some(tag)` when that was the stream's end; it is closed then. A
     /// token of a stream that is no more does nothing.
     pub fn read(&mut self, token: u64, emit: &mut impl FnMut(T, Piece<'_>)) -> Option<T> {
+        // So that `last_read` cannot be another stream's.
+        self.buffer.clear();
         let index = self.index_of(token)?;
         let slot = self.slots.get_mut(index)?.as_mut()?;
         let tag = slot.tag;
@@ -934,6 +996,42 @@ mod tests {
         ] {
             assert_eq!(cut(portions), whole(lines), "{portions:?}");
         }
+    }
+
+    /// Fed whole, byte by byte, and in every pair of portions.
+    #[test]
+    fn a_terminals_lines_are_what_its_screen_shows() {
+        for (bytes, shown) in [
+            (&b"a\r\nb\r\n"[..], &[&b"a"[..], b"b"][..]),
+            (b"10%\r50%\r100%\r\n", &[b"100%"]),
+            (b"10%\r50%\r", &[b"50%"]),
+            (b"dos\r\r\nunix\n", &[b"dos", b"unix"]),
+            (b"\r\r\n\r\n", &[b"", b""]),
+            (b"spin |\rspin /\rdone\r\nprompt> ", &[b"done", b"prompt> "]),
+            (b"old\r\x1b[Knew\n", &[b"\x1b[Knew"]),
+        ] {
+            let portions = (0..=bytes.len()).map(|at| vec![&bytes[..at], &bytes[at..]]).chain([bytes.chunks(1).collect()]);
+            for portions in portions {
+                let mut lines = Lines::default();
+                let mut pieces = Vec::new();
+                let mut emit = |piece: Piece<'_>| pieces.push((piece.text.to_vec(), piece.continued));
+                portions.iter().for_each(|portion| lines.feed_screen(portion, &mut emit));
+                lines.finish(&mut emit);
+                assert_eq!(pieces, whole(shown), "{portions:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_spinner_holds_no_memory_and_a_line_too_long_begins_anew() {
+        let mut lines = Lines::default();
+        let mut pieces = Vec::new();
+        let mut emit = |piece: Piece<'_>| pieces.push((piece.text.len(), piece.continued));
+        (0..100_000).for_each(|_| lines.feed_screen(b"working...\r", &mut emit));
+        assert!(lines.partial.capacity() <= MAX_LINE);
+        lines.feed_screen(&[b'x'; MAX_LINE + 10], &mut emit);
+        lines.feed_screen(b"\rover\r\n", &mut emit);
+        assert_eq!(pieces, [(MAX_LINE, false), (4, false)]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::caps;
+use super::pty::{self, WindowSize};
 use super::users::{self, Groups, User};
 use crate::engine::capability::Rights;
 use crate::engine::signal::SIGRTMAX;
@@ -180,6 +181,8 @@ pub enum Stdio {
     Pipes,
     /// /dev/null, and one pipe for both, for exec probes.
     Capture,
+    /// A pseudo-terminal of this size for all three, which is its session's controlling terminal. Only with [`Placement::Session`].
+    Terminal(WindowSize),
 }
 
 /// Which session and process group a program belongs to.
@@ -244,7 +247,7 @@ pub struct Spawned {
     pub pid: u32,
     /// Readable once the launch has succeeded or failed: see [`read_launch`].
     pub launch: OwnedFd,
-    /// The end to read from, non-blocking; both outputs with [`Stdio::Capture`].
+    /// The end to read from, non-blocking; both outputs with [`Stdio::Capture`]. With [`Stdio::Terminal`] the terminal's master, to write to as well.
     pub stdout: Option<OwnedFd>,
     /// The end to read from, non-blocking.
     pub stderr: Option<OwnedFd>,
@@ -269,7 +272,7 @@ pub enum LaunchProgress {
 /// be a binary for another architecture. It fails with ENOEXEC.
 ///
 /// # Errors
-/// Only [`Stage::Pipes`] (EMFILE, ENFILE), [`Stage::Fork`] (EAGAIN when the process limit is reached, ENOMEM), and a NUL byte or an empty
+/// Only [`Stage::Pipes`] (EMFILE, ENFILE), [`Stage::Terminal`], [`Stage::Fork`] (EAGAIN when the process limit is reached, ENOMEM), and a NUL byte or an empty
 /// `argv`, at the stage that it would have failed at. All else is told by [`read_launch`].
 pub fn spawn(request: &Request<'_>) -> Result<Spawned, LaunchError> {
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
@@ -295,6 +298,7 @@ fn spawn_with(scratch: &mut Scratch, request: &Request<'_>) -> Result<Spawned, L
         Stdio::Inherit => (None, None),
         Stdio::Pipes => (Some(output_pipe()?), Some(output_pipe()?)),
         Stdio::Capture => (Some(output_pipe()?), None),
+        Stdio::Terminal(size) => (Some(terminal(size)?), None),
     };
     let notify = match request.notify_fd {
         Some(_) => Some(output_pipe()?),
@@ -443,6 +447,14 @@ fn output_pipe() -> Result<Pipe, LaunchError> {
         return Err(LaunchError { stage: Stage::Pipes, errno: Errno::last_raw(), detail: String::new() });
     }
     Ok(pipe)
+}
+
+/// Its master is read as a pipe is, its slave is what the program gets.
+fn terminal(size: WindowSize) -> Result<Pipe, LaunchError> {
+    match pty::open(size) {
+        Ok(pair) => Ok(Pipe { read: pair.master, write: pair.slave }),
+        Err(errno) => Err(LaunchError { stage: Stage::Terminal, errno: errno as i32, detail: String::new() }),
+    }
 }
 
 /// Everything the child needs, in the memory it shares with its parent's past.
@@ -631,13 +643,14 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// The service may re-open /dev/stdout only if the pipe behind it is its own, or open to everybody.
+    /// The service may re-open /dev/stdout only if the pipe behind it is its own, or open to everybody. A terminal, which has a name in
+    /// /dev/pts, is opened to nobody else; whoever has it as its controlling terminal may open /dev/tty.
     fn hand_over_pipes(&self, uid: Option<u32>) -> Result<(), Failure<'_>> {
         // SAFETY: geteuid has no arguments and cannot fail.
         let Some(uid) = uid.filter(|&uid| uid != unsafe { libc::geteuid() }) else { return Ok(()) };
         for fd in [self.stdout.map(|_| 1), self.stderr.map(|_| 2)].into_iter().flatten() {
             // SAFETY: fchown takes numbers only; u32::MAX leaves the group as it is.
-            if unsafe { libc::fchown(fd, uid, u32::MAX) } == -1 {
+            if unsafe { libc::fchown(fd, uid, u32::MAX) } == -1 && !matches!(self.stdio, Stdio::Terminal(_)) {
                 // Without CAP_CHOWN. A pipe has no name: nobody else comes to it but through the /proc/PID/fd of the service's own
                 // processes, which only their user and root may enter.
                 // SAFETY: numbers only.
@@ -851,6 +864,7 @@ fn connect_stdio(
         Stdio::Inherit => return Ok(()),
         Stdio::Pipes => stderr.unwrap_or(output),
         Stdio::Capture => output,
+        Stdio::Terminal(_) => return connect_terminal(output),
     };
     // SAFETY: the path ends with its NUL; the rest are numbers. 0 comes last, so that opening /dev/null cannot meet a free 1 or 2.
     unsafe {
@@ -860,6 +874,18 @@ fn connect_stdio(
         if null != 0 {
             check(libc::dup2(null, 0), Stage::Stdio, b"/dev/null")?;
             libc::close(null);
+        }
+    }
+    Ok(())
+}
+
+/// Puts the slave at 0, 1 and 2, and makes it the controlling terminal of the session that this process leads; see ioctl_tty(2).
+fn connect_terminal(slave: RawFd) -> Result<(), Failure<'static>> {
+    // SAFETY: numbers only.
+    unsafe {
+        check(libc::ioctl(slave, libc::TIOCSCTTY, 0), Stage::Terminal, b"")?;
+        for fd in 0..=2 {
+            check(libc::dup2(slave, fd), Stage::Terminal, b"")?;
         }
     }
     Ok(())

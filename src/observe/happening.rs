@@ -70,6 +70,10 @@ pub enum What {
         asked: bool,
         left_behind: u32,
     },
+    FilesChanged {
+        service: String,
+        what: String,
+    },
     Restarting {
         delay_ms: u64,
         failures: u32,
@@ -212,6 +216,7 @@ fn told(notice: &Notice, names: &dyn Names) -> Option<(Subject, What)> {
             let (outcome, uptime_ms) = (How::from(outcome), millis(*uptime));
             (Run(*run), What::Ended { outcome, uptime_ms, clean: *clean, asked: *asked, left_behind: *left_behind })
         }
+        Notice::Changed { service: of, what } => (Whole, What::FilesChanged { service: service(*of), what: cut(what) }),
         Notice::Restarting { instance, delay, failures, cause } => {
             (Instance(*instance), What::Restarting { delay_ms: millis(*delay), failures: *failures, cause: *cause })
         }

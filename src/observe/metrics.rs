@@ -233,7 +233,7 @@ const STATES: [(StateName, &str); 9] = [
 ];
 
 /// Every restart once, so that their sum is the total.
-fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 6] {
+fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 7] {
     [
         ("crash", restarts.crash.saturating_sub(restarts.oom)),
         ("oom", restarts.oom),
@@ -241,6 +241,7 @@ fn by_cause(restarts: &Restarts) -> [(&'static str, u32); 6] {
         ("watchdog", restarts.watchdog),
         ("start-timeout", restarts.start_timeout),
         ("memory", restarts.memory),
+        ("watch", restarts.watch),
     ]
 }
 
@@ -393,7 +394,7 @@ mod tests {
 
     fn status() -> Status {
         let mut web = instance("web.1", StateName::Running);
-        web.restarts = Restarts { total: 15, crash: 5, live: 1, watchdog: 0, start_timeout: 2, memory: 7, oom: 3 };
+        web.restarts = Restarts { total: 19, crash: 5, live: 1, watchdog: 0, start_timeout: 2, memory: 7, oom: 3, watch: 4 };
         web.memory = Some(InstanceMemory {
             bytes: 104_857_600,
             at_least_bytes: 1,
@@ -499,7 +500,7 @@ mod tests {
             .filter_map(|line| line.strip_prefix("firstmate_service_restarts_total{name=\"web\",number=\"1\"")?.rsplit_once(' '))
             .map(|(_, count)| count.parse::<u32>().unwrap())
             .sum::<u32>();
-        assert_eq!(sum, 15);
+        assert_eq!(sum, 19);
         assert!(text.contains("cause=\"crash\"} 2\n") && text.contains("cause=\"oom\"} 3\n"), "{text}");
     }
 

@@ -110,6 +110,10 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             }
             if *clean { Level::Info } else { Level::Warn }
         }
+        Notice::Changed { service: id, what } => {
+            write!(text, "{what} changed: {} restarts", service(*id))?;
+            Level::Info
+        }
         Notice::Restarting { instance: who, delay, failures, cause } => {
             write!(text, "{} restarts ", instance(*who))?;
             if delay.is_zero() {
@@ -123,6 +127,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Watchdog => "watchdog",
                 Cause::StartTimeout => "start timeout",
                 Cause::Memory => "memory",
+                Cause::Watch => "watch",
                 Cause::Operator => "as asked",
                 Cause::Shutdown => "shutdown",
             };
@@ -157,6 +162,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Watchdog => " (watchdog)",
                 Cause::StartTimeout => " (start timeout)",
                 Cause::Memory => " (memory)",
+                Cause::Watch => " (watch)",
                 Cause::Operator => " (as asked)",
                 Cause::Shutdown => "",
             };
@@ -343,6 +349,8 @@ pub fn hint(error: &LaunchError) -> Option<&'static str> {
     Some(match (error.stage, errno) {
         (_, Errno::EMFILE) => "raise the limit of open files firstmate is started with (`ulimit -n`)",
         (_, Errno::ENFILE) => "the machine has no more open files to give (fs.file-max)",
+        (Stage::Terminal, Errno::ENOSPC) => "all terminals are in use (kernel.pty.max), or take out `tty`",
+        (Stage::Terminal, _) => "mount devpts on /dev/pts with ptmxmode=0666, or take out `tty`",
         (Stage::Fork, Errno::EAGAIN) => "raise the container's limit of processes (`--pids-limit`, `ulimit -u`)",
         (Stage::Fork, Errno::ENOMEM) => "give the container more memory",
         (Stage::Limits, Errno::EPERM) => "a hard limit above firstmate's own needs CAP_SYS_RESOURCE; check `limits`",
@@ -658,6 +666,7 @@ mod tests {
             (secs(2), 3, Cause::StartTimeout, "web.1 restarts in 2 s (failure 3, start timeout)"),
             (Duration::ZERO, 0, Cause::Memory, "web.1 restarts now (memory)"),
             (secs(2), 3, Cause::Memory, "web.1 restarts in 2 s (failure 3, memory)"),
+            (Duration::ZERO, 0, Cause::Watch, "web.1 restarts now (watch)"),
             (Duration::ZERO, 0, Cause::Operator, "web.1 restarts now (as asked)"),
             (Duration::ZERO, 0, Cause::Shutdown, "web.1 restarts now (shutdown)"),
         ] {

@@ -6,7 +6,7 @@
 //! Over TCP the limit is no way to lock the platform's prober out: a new connection takes the place of the one that has been waiting for its
 //! request longest, if that is long enough for any honest client to have sent it. Otherwise one over the limit is closed at once and counted.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -25,6 +26,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::attach::{self, Attachment};
 use super::inside::{self, Body, Line};
 use super::router::{self, Peer};
 use super::socket::{SocketPath, UnixSocket};
@@ -293,23 +295,50 @@ fn unix_peer(stream: &UnixStream, path: &SocketPath) -> Peer {
 }
 
 async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: Peer,
     context: Context,
     waiting_since: Rc<Cell<Instant>>,
     watch: Option<OwnedFd>,
 ) {
+    let attached = Rc::new(RefCell::new(None));
+    converse(stream, peer, context, (waiting_since, watch), &attached).await;
+    let attached = attached.borrow_mut().take();
+    if let Some((upgrade, attachment)) = attached
+        && let Ok(connection) = upgrade.await
+    {
+        attach::carry(TokioIo::new(connection), attachment).await;
+    }
+}
+
+/// A place at a terminal, once the connection has become it.
+type Attached = Rc<RefCell<Option<(OnUpgrade, Attachment)>>>;
+
+/// Requests and answers, until the client has enough or is attached.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    context: Context,
+    (waiting_since, watch): (Rc<Cell<Instant>>, Option<OwnedFd>),
+    attached: &Attached,
+) {
     let limits = context.limits;
     // Whether an answer is being worked on: only a verb takes longer than one turn, and who follows reads on for ever.
     let busy = Rc::new(Cell::new(false));
     let line = Rc::new(Line { watch, busy: Rc::clone(&busy) });
-    let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+    let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        let upgrade = (matches!(peer, Peer::Unix { .. }) && request.uri().path() == attach::PATH).then(|| hyper::upgrade::on(&mut request));
         // The body is dropped unread; hyper then closes the connection instead of reading on.
         let (parts, _) = request.into_parts();
         let (backend, busy, line) = (Rc::clone(&context.backend), Rc::clone(&busy), Rc::clone(&line));
-        let counters = Rc::clone(&context.counters);
+        let (counters, attached) = (Rc::clone(&context.counters), Rc::clone(attached));
         waiting_since.set(Instant::now());
         async move {
+            if let Some(upgrade) = upgrade {
+                let (response, attachment) = attach::answer(&parts.method, &parts.uri, &parts.headers, peer, &*backend);
+                *attached.borrow_mut() = attachment.map(|attachment| (upgrade, attachment));
+                return Ok(response.map(Body::Whole));
+            }
             busy.set(true);
             let response = match inside::answer(&parts.method, &parts.uri, peer, &*backend, (limits, &counters), &line).await {
                 Some(response) => response,
@@ -329,7 +358,7 @@ async fn serve(
         .title_case_headers(true)
         // A client may end its side after the request, as `nc -N` does, and still wait for the answer.
         .half_close(true);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let mut deadline = Instant::now() + limits.lifetime;
     let mut closing = false;
     loop {

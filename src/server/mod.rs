@@ -8,6 +8,7 @@
 //! The serve functions run on a current-thread runtime inside a `tokio::task::LocalSet`.
 
 mod accept;
+pub mod attach;
 mod inside;
 mod listen;
 mod page;

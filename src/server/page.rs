@@ -98,7 +98,7 @@ pub(super) fn hypertext(status: &Status) -> String {
             html(&instance.name),
             word(instance.state),
             readiness(instance),
-            format_args!("{}{}", instance.restarts.total, instance.restarts.for_memory()),
+            format_args!("{}{}", instance.restarts.total, instance.restarts.in_words()),
             memory_of(status, instance)
         );
     }

@@ -375,6 +375,10 @@ mod tests {
         fn environment(&self, _: String, _: bool) -> tokio::sync::oneshot::Receiver<Result<Variables, Reply>> {
             panic!("an environment over TCP");
         }
+
+        fn attach(&self, name: &str) -> Result<crate::server::attach::Attachment, Reply> {
+            panic!("{name} over TCP");
+        }
     }
 
     /// The body a TCP client gets.

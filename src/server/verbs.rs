@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::attach::Attachment;
 use crate::engine::status::Status;
 use crate::engine::{Incidents, Verb};
 
@@ -41,6 +42,12 @@ pub trait Backend {
 
     /// The environment an instance gets; `values`: with what they are. The receiver is told as with [`Backend::request`].
     fn environment(&self, name: String, values: bool) -> oneshot::Receiver<Result<Variables, Reply>>;
+
+    /// The place at the terminal of an instance: `NAME.1`, or `NAME` where there is only one.
+    ///
+    /// # Errors
+    /// Nobody has that name, it has no terminal, it does not run, or somebody else is there.
+    fn attach(&self, name: &str) -> Result<Attachment, Reply>;
 }
 
 /// What of the lines is wanted.

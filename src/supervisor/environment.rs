@@ -61,6 +61,11 @@ impl Environments {
         for (name, value) in &launch.env {
             self.present.set(name, value)?;
         }
+        // Without one a program takes a terminal for one that can do nothing. As `docker run -t` has it where firstmate has none itself.
+        if launch.tty && self.present.get("TERM").is_none() {
+            let own = self.inherited.get("TERM").unwrap_or(OsStr::new("xterm"));
+            self.present.set(OsStr::new("TERM"), own)?;
+        }
         trees.write_marker(&mut self.marker, name, run);
         self.present.set(OsStr::new(MARKER), OsStr::from_bytes(&self.marker))
     }

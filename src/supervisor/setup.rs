@@ -19,6 +19,7 @@ use super::memory::Memory;
 use super::output::Output;
 use super::probes::Probes;
 use super::siblings;
+use super::terminals::Terminals;
 use super::verbs::{Counter, Desk};
 use super::{LastWords, Options, SINK, STREAM, Supervisor, argv_of, token};
 use crate::config::{Http, Loaded, TerminationLog as Setting};
@@ -94,6 +95,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     let termination_log = find_termination_log(&settings.termination_log, &mut output);
 
     let (sender, messages) = mpsc::unbounded_channel();
+    let terminals = Rc::new(RefCell::new(Terminals::new(sender.clone())));
     let counter = Rc::new(Counter {
         engine: Rc::clone(&engine),
         origin,
@@ -101,6 +103,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         messages: sender.clone(),
         log: output.health(),
         books: output.books.clone(),
+        terminals: Rc::clone(&terminals),
     });
     let mut context = server::Context::new(counter);
     context.details = settings.http_details;
@@ -179,6 +182,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         services,
         commands,
         streams: Streams::new(Arc::clone(&poller), STREAM),
+        terminals,
         probes: Probes::new(sender.clone(), Arc::clone(&poller), hosts, own_oom_score_adj),
         announcements,
         poller,
@@ -186,12 +190,14 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         desk: Desk::default(),
         memory,
         gauges: Gauges::default(),
+        watcher: None,
         interrupted: false,
         last_incident: 0,
         termination_log,
         last_words: LastWords::default(),
     };
     supervisor.begin_memory();
+    supervisor.begin_watch(&sender);
     supervisor.ask_ecs(&sender);
     supervisor.supervise(signals, reaper, messages).await
 }

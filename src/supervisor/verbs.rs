@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::output::LogHealth;
 use super::reading::Books;
+use super::terminals::{Refusal, Terminals};
 use super::{Message, names};
 use crate::engine::event::earlier;
 use crate::engine::spec::{Kind, Service};
@@ -18,6 +19,7 @@ use crate::engine::{Command, Engine, Event, Incidents, InstanceId, RollState, Ru
 use crate::linux::tree::Sent;
 use crate::observe::metrics::{self, Exposition};
 use crate::observe::roll_stop;
+use crate::server::attach::Attachment;
 use crate::server::{Answer, Backend, Feed, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variables, Verdict, Wish};
 
 /// Beyond the service's own `stop_timeout` and `start_timeout`.
@@ -38,6 +40,7 @@ pub(super) struct Counter {
     pub(super) messages: UnboundedSender<Message>,
     pub(super) log: LogHealth,
     pub(super) books: Books,
+    pub(super) terminals: Rc<RefCell<Terminals>>,
 }
 
 impl Counter {
@@ -86,6 +89,35 @@ impl Backend for Counter {
 
     fn environment(&self, name: String, values: bool) -> oneshot::Receiver<Result<Variables, Reply>> {
         self.ask_environment(name, values)
+    }
+
+    fn attach(&self, name: &str) -> Result<Attachment, Reply> {
+        let engine = self.engine.borrow();
+        let failed = |why| Err(Reply::Failed { why });
+        let instances = names::resolve(&engine, &[name.to_owned()])?;
+        let [id] = instances.as_slice() else {
+            let names: Vec<String> = instances.iter().take(4).map(|id| engine.instance_name(*id)).collect();
+            return failed(format!(
+                "`{name}` stands for {} instances, and one is attached to one: name it, as in {}",
+                instances.len(),
+                names.join(", ")
+            ));
+        };
+        let (instance, service) = (engine.instance_name(*id), engine.service(id.service));
+        let state = engine.instance_status_of(self.now(), *id).map_or(StateName::Stopped, |status| status.state);
+        let Some(run) = engine.current_run(*id) else {
+            return failed(format!("{instance} does not run, it is {state}; `firstmate why` and `firstmate status` tell more"));
+        };
+        let service_name = service.map_or("", |service| service.name.as_str());
+        self.terminals.borrow_mut().attach(run, &instance).or_else(|refusal| {
+            failed(match refusal {
+                Refusal::NoTerminal => format!(
+                    "{instance} has no terminal: give it one with tty = true under [services.{service_name}], or start firstmate with --tty, and restart it"
+                ),
+                Refusal::Taken => format!("somebody is attached to {instance} already, and there is room for one; ask them to detach"),
+                Refusal::Failed => format!("no descriptor is left for {instance}; raise the limit of open files firstmate is started with (`ulimit -n`)"),
+            })
+        })
     }
 }
 

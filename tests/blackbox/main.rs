@@ -26,5 +26,7 @@ mod rights;
 mod signals;
 mod single;
 mod stop;
+mod terminals;
 mod tree;
 mod verbs;
+mod watch;

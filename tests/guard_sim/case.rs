@@ -6,7 +6,7 @@ use std::time::Duration;
 use firstmate::engine::Signal;
 use firstmate::engine::capability::Rights;
 use firstmate::engine::spec::{
-    Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop,
+    Backoff, Command, Kind, Launch, Memory, MemoryAction, Readiness, Restart, Scope, Service, ServiceMemory, Spec, Stop, Watch,
 };
 
 use crate::course::{Course, MIB};
@@ -264,6 +264,7 @@ fn service(program: &Program) -> Service {
         ready: Readiness::default(),
         live: None,
         memory: program.memory,
+        watch: Watch::default(),
         launch: Launch {
             command: Command::Argv(vec!["actor".into()]),
             working_dir: "/".into(),
@@ -277,6 +278,7 @@ fn service(program: &Program) -> Service {
             nice: None,
             oom_score_adj: None,
             rights: Rights::default(),
+            tty: false,
             limits: Vec::new(),
         },
     }

@@ -70,6 +70,7 @@ fn random_histories_keep_every_invariant() {
         ("announcements", total.announced),
         ("words that waited in a queue", total.queued),
         ("watchdog restarts", total.watchdogs),
+        ("restarts by a change of files", total.changes),
         ("start timeouts", total.start_timeouts),
         ("readiness lost", total.not_ready),
         ("blocked", total.blocked),

@@ -218,6 +218,8 @@ pub struct Oracle {
     heard_all: bool,
     /// When the engine wanted to be asked next.
     due: Option<Timestamp>,
+    /// Nothing is owed to who waits to hear of changed files.
+    change_is_told: bool,
     steps: u64,
 }
 
@@ -251,6 +253,7 @@ impl Oracle {
             jumped: false,
             heard_all: false,
             due: None,
+            change_is_told: true,
             steps: 0,
         }
     }
@@ -349,6 +352,7 @@ impl Oracle {
             }
             Event::Command(command) => self.commanded(now, command),
             Event::Scale { service, instances } => self.scaled(now, *service, *instances),
+            Event::Changed { service, .. } => self.files_changed(now, *service),
             Event::Shutdown(_) => {
                 if !self.stopping && !self.over {
                     self.stopping = true;
@@ -634,6 +638,37 @@ impl Oracle {
         }
     }
 
+    /// Whoever is wanted up begins anew, unless it is about to anyway.
+    fn files_changed(&mut self, now: Timestamp, service: ServiceId) {
+        if self.stopping || self.spec.services[service.0].kind == Kind::Oneshot {
+            return;
+        }
+        let grace = self.spec.services[service.0].stop.timeout;
+        let mut begin_anew = 0;
+        for known in self.known.iter_mut().filter(|known| known.id.service == service && known.wanted) {
+            match &mut known.run {
+                None if known.not_before.is_some() || matches!(known.done, Some(Done::Failed | Done::Exited)) => {
+                    (known.failures, known.attempts, known.done, known.not_before) = (0, 0, None, None);
+                    begin_anew += 1;
+                }
+                None => {}
+                Some(run) if run.cause.is_none() && run.end.is_none() => {
+                    let by = now.after(grace);
+                    run.kill_by = Some(run.kill_by.map_or(by, |earlier| earlier.min(by)));
+                    run.cause = Some(Cause::Watch);
+                    begin_anew += 1;
+                }
+                // What is over soon is followed by a run with what has changed.
+                Some(run) if matches!(run.cause, None | Some(Cause::Crash | Cause::Live | Cause::Watchdog | Cause::StartTimeout)) => {
+                    run.cause = Some(Cause::Watch);
+                    begin_anew += 1;
+                }
+                Some(_) => {}
+            }
+        }
+        self.change_is_told = begin_anew == 0;
+    }
+
     /// Nothing is left of the run: decides what must come next, as the contract says it.
     fn run_over(&mut self, now: Timestamp, id: InstanceId) {
         let service = self.service(id).clone();
@@ -654,6 +689,9 @@ impl Oracle {
         } else if cause == Cause::Operator {
             (known.failures, known.attempts) = (0, 0);
             return;
+        } else if cause == Cause::Watch {
+            (known.failures, known.attempts) = (0, 0);
+            Next::Restarting { failures: 0, cause, low: 0.0, high: 0.0 }
         } else {
             let failed = !success || cause != Cause::Crash;
             let stable = cause != Cause::StartTimeout && uptime >= service.backoff.reset_after;
@@ -1055,6 +1093,12 @@ impl Oracle {
                 }
                 self.find(*instance).not_before = Some(now.after(*delay));
             }
+            Notice::Changed { .. } => {
+                if self.change_is_told {
+                    return Err(format!("{notice:?}, and nobody begins anew, or it was told before"));
+                }
+                self.change_is_told = true;
+            }
             Notice::Waiting { instance, on } => {
                 let holds =
                     self.service(*instance).depends_on.iter().filter(|dependency| dependency.service == *on).all(|one| self.holds(*one));
@@ -1143,6 +1187,9 @@ impl Oracle {
     pub fn after_step(&mut self, now: Timestamp, engine: &Engine) -> Result<(), String> {
         self.steps += 1;
         self.due = engine.next_deadline();
+        if !std::mem::replace(&mut self.change_is_told, true) {
+            return Err("it begins anew because of changed files, and nobody was told".to_owned());
+        }
         if let Some(missing) = self.expected.take() {
             return Err(format!("{missing:?} did not follow"));
         }

@@ -62,6 +62,7 @@ pub fn random(chance: &mut Chance, voices: &mut Chance) -> Spec {
             live: chance.percent(40).then(|| probe(chance)),
             memory: ServiceMemory::default(),
             launch: launch(),
+            watch: Watch::default(),
         });
     }
     Spec {
@@ -123,6 +124,7 @@ pub fn plain(name: String) -> Service {
         live: None,
         memory: ServiceMemory::default(),
         launch: launch(),
+        watch: Watch::default(),
     }
 }
 
@@ -140,6 +142,7 @@ fn launch() -> Launch {
         nice: None,
         oom_score_adj: None,
         rights: Rights::default(),
+        tty: false,
         limits: Vec::new(),
     }
 }

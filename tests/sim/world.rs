@@ -32,6 +32,7 @@ pub struct Summary {
     /// Several words that waited for one late moment.
     pub queued: u64,
     pub watchdogs: u64,
+    pub changes: u64,
     pub start_timeouts: u64,
     pub not_ready: u64,
     pub blocked: u64,
@@ -61,6 +62,7 @@ impl Summary {
         self.announced += other.announced;
         self.queued += other.queued;
         self.watchdogs += other.watchdogs;
+        self.changes += other.changes;
         self.start_timeouts += other.start_timeouts;
         self.not_ready += other.not_ready;
         self.blocked += other.blocked;
@@ -469,6 +471,10 @@ impl World {
     fn random_command(&mut self) -> Result<(), String> {
         self.summary.commands += 1;
         let all: Vec<InstanceId> = self.engine.instance_ids().collect();
+        if self.chance.percent(25) {
+            let service = self.chance.pick(&all).service;
+            return self.step(Event::Changed { service, what: "src/app.py".to_owned() });
+        }
         let mut instances: Vec<InstanceId> = all.iter().copied().filter(|_| self.chance.percent(40)).collect();
         if instances.is_empty() {
             instances = all;
@@ -602,6 +608,7 @@ impl World {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
                 Notice::NotLive { .. } => self.summary.live_failures += 1,
                 Notice::WatchdogBit { .. } => self.summary.watchdogs += 1,
+                Notice::Changed { .. } => self.summary.changes += 1,
                 Notice::StartTimedOut { .. } => self.summary.start_timeouts += 1,
                 Notice::NotReady { .. } => self.summary.not_ready += 1,
                 Notice::Blocked { .. } => self.summary.blocked += 1,

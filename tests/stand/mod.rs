@@ -17,6 +17,7 @@ use firstmate::engine::status::{
     GuardActs, InstanceMemory, InstanceStatus, LimitSource, MemoryMethod, MemoryStatus, Phase, Restarts, ServiceStatus, StateName, Status,
 };
 use firstmate::engine::{Incidents, Verb};
+use firstmate::server::attach::{Attachment, Outlet, Terminal};
 use firstmate::server::{
     Backend, Context as ServerContext, Feed, Fill, Limits, MetricsFormat, Patience, Reading, Reply, Request, SocketPath, UnixSocket,
     Variable, Variables, Wish, bind_tcp, serve_tcp, serve_unix,
@@ -85,6 +86,24 @@ impl Backend for Supervisor {
         sender.send(answer).unwrap();
         receiver
     }
+
+    fn attach(&self, name: &str) -> Result<Attachment, Reply> {
+        match name {
+            "web.1" => {
+                let outlet = Rc::new(Outlet::new("web.1"));
+                outlet.push(b"$ ");
+                Ok(Attachment { terminal: Box::new(Parrot(Rc::clone(&outlet))), outlet })
+            }
+            "flood.1" => {
+                let outlet = Rc::new(Outlet::new("flood.1"));
+                (0..FLOOD / 1000).for_each(|_| outlet.push(&[b'x'; 1000]));
+                outlet.end("exit code 7".to_owned());
+                Ok(Attachment { terminal: Box::new(Parrot(Rc::clone(&outlet))), outlet })
+            }
+            "db.1" => Err(Reply::Failed { why: "db.1 has no terminal".to_owned() }),
+            _ => Err(Reply::UnknownName { name: name.to_owned(), suggestion: None }),
+        }
+    }
 }
 
 /// Says one thing, and then nothing more, for ever where that is asked for.
@@ -107,6 +126,25 @@ impl Feed for Echo {
             (false, true) => Poll::Ready(Fill::Now),
             (true, true) => Poll::Pending,
         }
+    }
+}
+
+/// So many bytes are written to whoever is attached to `flood.1`.
+pub const FLOOD: usize = 1_000_000;
+
+/// A terminal that says what it is told, and what size it has.
+struct Parrot(Rc<Outlet>);
+
+impl Terminal for Parrot {
+    fn poll_write(&self, _: &mut std::task::Context<'_>, bytes: &[u8]) -> std::task::Poll<std::io::Result<usize>> {
+        // A few at a time, as a service that reads slowly.
+        let taken = bytes.len().min(3);
+        self.0.push(&bytes[..taken]);
+        std::task::Poll::Ready(Ok(taken))
+    }
+
+    fn resize(&self, rows: u16, columns: u16) {
+        self.0.push(format!("[{rows}x{columns}]").as_bytes());
     }
 }
 

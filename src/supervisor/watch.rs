@@ -1,0 +1,79 @@
+//! Files that are watched: from the thread that watches them to the engine.
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::{Message, Supervisor};
+use crate::engine::spec::{Watch, WatchPath};
+use crate::engine::{Event, ServiceId};
+use crate::linux::watch::{Told, Watcher};
+use crate::observe::Level;
+use crate::observe::notice::duration;
+
+impl Supervisor {
+    /// Watches what the services say, if any says something. In place of what was watched before.
+    pub(super) fn begin_watch(&mut self, messages: &UnboundedSender<Message>) {
+        self.watcher = None;
+        let services: Vec<_> = self
+            .services
+            .iter()
+            .filter(|service| !service.watch.paths.is_empty())
+            .map(|service| (service.name.clone(), service.watch.clone()))
+            .collect();
+        if services.is_empty() {
+            return;
+        }
+        for (name, watch) in &services {
+            let text = told_at_first(name, watch);
+            self.output.say(Level::Info, &text);
+        }
+        let messages = messages.clone();
+        // The loop is gone only when everything is over.
+        match Watcher::start(services, move |told| drop(messages.send(Message::Files(told)))) {
+            Ok(watcher) => self.watcher = Some(watcher),
+            Err(error) => {
+                let text = format!(
+                    "cannot watch files, so that changes restart nothing: {error}; raise fs.inotify.max_user_instances (sysctl) or the limit of open files"
+                );
+                self.output.say(Level::Warn, &text);
+            }
+        }
+    }
+
+    pub(super) fn take_told(&mut self, told: Told) {
+        match told {
+            Told::Changed { service, what } => {
+                let found = self.services.iter().position(|known| known.name == service);
+                self.events.extend(found.map(|index| Event::Changed { service: ServiceId(index), what }));
+            }
+            Told::Trouble(text) => self.output.say(Level::Warn, &text),
+        }
+    }
+}
+
+/// So many paths are named.
+const NAMED: usize = 3;
+
+/// What is watched, and when it counts.
+fn told_at_first(name: &str, watch: &Watch) -> String {
+    let shown = |path: &WatchPath| path.only.clone().unwrap_or_else(|| path.root.display().to_string());
+    let mut paths: Vec<String> = watch.paths.iter().take(NAMED).map(shown).collect();
+    let more = watch.paths.len().saturating_sub(NAMED);
+    if more > 0 {
+        paths.push(format!("{more} more"));
+    }
+    format!("{name} restarts {} after the last change in {}", duration(watch.debounce), paths.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_watched_is_told_in_a_line() {
+        let path = |root: &str, only: Option<&str>| WatchPath { root: root.into(), only: only.map(str::to_owned) };
+        let mut watch = Watch { paths: vec![path("/srv/src", None), path("/srv", Some("/srv/*.py"))], ..Watch::default() };
+        assert_eq!(told_at_first("web", &watch), "web restarts 200 ms after the last change in /srv/src, /srv/*.py");
+        watch.paths.extend([path("/a", None), path("/b", None), path("/c", None)]);
+        assert_eq!(told_at_first("web", &watch), "web restarts 200 ms after the last change in /srv/src, /srv/*.py, /a, 2 more");
+    }
+}
