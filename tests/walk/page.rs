@@ -57,11 +57,12 @@ const PROGRAMS: [&str; 16] = [
     "sudo",
 ];
 
-/// As `firstmate status`, and not as `firstmate | web.1 started`.
+/// As `firstmate status`, and not as `firstmate | web.1 started` or `firstmate logs [-f] [NAME...]`.
 fn is_firstmates(line: &str) -> bool {
     line.strip_prefix("firstmate ").is_some_and(|rest| {
         let word = rest.split(' ').next().unwrap_or_default();
-        rest.starts_with("-- ") || firstmate::cli::command().get_subcommands().any(|command| command.get_name() == word)
+        let is_form = rest.contains(" [") || rest.contains("...");
+        !is_form && (rest.starts_with("-- ") || firstmate::cli::command().get_subcommands().any(|command| command.get_name() == word))
     })
 }
 
@@ -179,7 +180,7 @@ fn step(name: &str, block: &Block) -> Option<Step> {
         let expected = one.expected.clone().unwrap_or_default();
         return Some(match one.text.as_str() {
             "^C" => Step::Interrupt { line: *line, terminal, expected },
-            command => Step::Begin { line: *line, terminal, command: command.to_owned(), expected },
+            command => Step::Begin { line: one.line, terminal, command: command.to_owned(), expected },
         });
     }
     let mut commands = commands;
@@ -230,4 +231,91 @@ fn session(name: &str, block: &Block) -> Vec<Command> {
         }
     }
     commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Page, Step};
+
+    #[test]
+    fn a_page_of_everything() {
+        let text = "\
+# Title
+
+1. First:
+
+   ```sh
+   # a remark
+   cd here
+   curl a \\
+       b   # what for
+   ```
+
+       firstmate status
+
+Text with `firstmate stop web`.
+
+    $ firstmate why
+    no incidents
+
+```console exit=3
+$ firstmate status
+web.1  FAILED
+
+$ docker ps
+```
+
+```console terminal=one
+$ firstmate start
+...
+```
+
+```console terminal=one
+^C
+ended
+```
+
+```toml file=a/b.toml
+x = 1
+```
+
+```text
+firstmate | web.1 started
+firstmate logs [-f] [NAME...]
+```
+";
+        let page = Page::parse("page", text);
+        let commands: Vec<_> = page.commands().collect();
+        let expected = [
+            (7, "cd here"),
+            (8, "curl a \\\n    b   # what for"),
+            (12, "firstmate status"),
+            (16, "firstmate why"),
+            (20, "firstmate status"),
+            (23, "docker ps"),
+            (27, "firstmate start"),
+        ];
+        assert_eq!(commands, expected);
+        assert_eq!(page.inline, [(14, "firstmate stop web".to_owned())]);
+        let hosts: Vec<_> =
+            page.steps.iter().filter_map(|step| if let Step::Commands { on_host, .. } = step { Some(*on_host) } else { None }).collect();
+        assert_eq!(hosts, [false, false, false, true]);
+        let Step::Commands { commands, .. } = &page.steps[3] else { panic!("{:?}", page.steps) };
+        assert_eq!((commands[0].exit, commands[1].exit), (0, 3));
+        assert_eq!(commands[0].expected.as_deref(), Some(["web.1  FAILED".to_owned()].as_slice()));
+        assert!(matches!(&page.steps[4], Step::Begin { terminal, expected, .. } if terminal == "one" && expected == &["..."]));
+        assert!(matches!(&page.steps[5], Step::Interrupt { expected, .. } if expected == &["ended"]));
+        assert!(matches!(&page.steps[6], Step::File { name, text } if name == "a/b.toml" && text == "x = 1\n"));
+        assert_eq!(page.steps.len(), 7);
+    }
+
+    #[test]
+    fn what_nobody_would_run_is_a_failure() {
+        for block in
+            ["```text\nfirstmate status\n```\n", "```\ndocker ps\n```\n", "```json\n$ ls\n```\n", "    firstmate status\n    and this\n"]
+        {
+            let text = format!("Text:\n\n{block}");
+            assert!(std::panic::catch_unwind(|| Page::parse("page", &text)).is_err(), "{block}");
+        }
+    }
 }
