@@ -1,4 +1,4 @@
-//! The walk of a new user: every command of README.md and of `docs/*.md` is run, on a machine with none of it installed, and what a page shows as its output is what comes.
+//! The walk of a new user: every command of README.md, `docs/*.md` and the example is run, on a machine with none of it installed, and what a page shows as its output is what comes.
 //!
 //! How a page says what is to be typed, what is printed, and what is put into which file is in `docs/design/walk.md`. `page.rs` reads it, `ground.rs` is where it is run,
 //! `compare.rs` leaves out times, pids and sizes, `files.rs` has firstmate check the files that are shown. What cannot be run is in [`NOT_RUN`], what cannot be compared in
@@ -52,6 +52,13 @@ const NOT_RUN: &[Exception] = &[
         "docker inspect --format '{{.State.Health",
         "needs a Redis that is down for five health checks; tests/docker/health.rs has it",
     ),
+    Exception {
+        page: "examples/all-in-one/README.md",
+        command: "docker build -f Dockerfile.debian",
+        instead: Some(PREBUILT),
+        why: "compiles in an image that is pulled from a registry",
+    },
+    not("examples/all-in-one/README.md", "make run", "builds; tests/real/hands_on.rs does the rest of it"),
     not("docs/images.md", "docker build -f Dockerfile.debian -t badges .", "compiles in an image that is pulled from a registry"),
     not("docs/images.md", "cargo build", "compiles for minutes; the binary that is tested here is what it made"),
     not("docs/kubernetes.md", "docker ", "needs a registry"),
@@ -86,18 +93,19 @@ walks! {
     cli: "docs/cli.md", Stack;
     docker: "docs/docker.md", Nothing;
     images: "docs/images.md", Nothing;
+    all_in_one: "examples/all-in-one/README.md", Nothing;
     ecs: "docs/ecs.md", Nothing;
     http: "docs/http.md", Stack;
     monitoring: "docs/monitoring.md", Stack;
     procfiles: "docs/procfiles.md", Stack;
 }
 
-/// README and the pages of `docs`.
+/// README, the pages of `docs`, and the example's.
 fn pages() -> Vec<Page> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let names = std::fs::read_dir(docs).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
-    names.push("README.md".to_owned());
+    names.extend(["README.md", "examples/all-in-one/README.md"].map(str::to_owned));
     names.sort();
     names.iter().map(|name| Page::read(name)).collect()
 }
