@@ -44,7 +44,7 @@ lint:
 # Against the binary that ships, as PID 1 in namespaces of their own, with the real programs.
 unit: helpers
 	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast \
-		-E 'not (binary(sim) or binary(guard_sim) or binary(guard) or binary(guard_real) or binary(vm) or binary(docker))'
+		-E 'not (binary(sim) or binary(guard_sim) or binary(guard) or binary(guard_real) or binary(vm) or binary(docker) or binary(walk))'
 
 sim:
 	cargo nextest run --locked --cargo-profile sim --test sim --no-capture
@@ -74,7 +74,7 @@ fuzz:
 	fuzz/run 5
 
 docker-test: helpers
-	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test docker
+	FIRSTMATE_BINARY=$(abspath $(BINARY)) cargo nextest run --locked --no-fail-fast --test docker --test walk
 
 bench: build
 	tests/setup packages

@@ -96,8 +96,11 @@ fn why_refused(text: &str, tool: Tool, by_firstmate: bool) -> Option<&'static st
     }
 }
 
-/// Whether theirs still has a `$` where ours has something else, and they are the same up to there.
+/// Whether theirs still has a `$` where ours has something else, or a backslash before it that ours has not, and they are the same up to there.
 fn is_unexpanded(our: &str, their: &str) -> bool {
+    if their.contains("\\$") && their.replace("\\$", "$") == our {
+        return true;
+    }
     let bare = |text: &str| text.replace([' ', '\t', '"', '\\'], "");
     let (our, their) = (bare(our), bare(their));
     their.split_once('$').is_some_and(|(before, after)| our.starts_with(before) && our.get(before.len()..) != Some(&format!("${after}")))

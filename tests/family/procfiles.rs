@@ -156,7 +156,8 @@ fn all_at_once(
                 differs(name, *tool, Err(format!("PS is {:?}, with firstmate {:?}", their.env.get("PS"), our.env.get("PS"))));
             }
             if owned(&our.env) != owned(&their.env) {
-                let place = |list: &[String]| list.iter().position(|other| other == name).unwrap();
+                let service = name.rsplit_once('.').unwrap().0;
+                let place = |list: &[String]| list.iter().position(|other| other == service).unwrap();
                 let mut shifted = our.env.clone();
                 let port: usize = shifted["PORT"].parse().unwrap();
                 shifted.insert("PORT".to_owned(), (port - 100 * (place(own) - place(names))).to_string());
