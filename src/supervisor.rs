@@ -17,6 +17,7 @@ mod reading;
 mod setup;
 mod siblings;
 mod single;
+mod update;
 mod verbs;
 
 use std::cell::RefCell;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Http, Loaded};
+use crate::config::{Again, Http, Loaded};
 use crate::engine::spec::{Command, Readiness, Scope, Service};
 use crate::engine::{
     Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, Reach, RunId, ShutdownCause, Signal, Stage,
@@ -59,6 +60,7 @@ use output::Output;
 use probes::Probes;
 pub use setup::leave_word;
 pub use single::run_single;
+use update::{Asker, Reread, Updates};
 use verbs::{Asked, Desk};
 
 /// What the command line decides beside the file.
@@ -99,9 +101,9 @@ const OOM_SCORE_ADJ_ABOVE_OWN: i32 = 100;
 /// For the last lines when everything is over.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
 
-/// Runs a file in the foreground until everything is over. Returns firstmate's exit code; see `--help`.
+/// Runs a file in the foreground until everything is over; `again` is how it is read once more. Returns firstmate's exit code; see `--help`.
 #[must_use]
-pub fn run(loaded: Loaded, options: Options) -> u8 {
+pub fn run(loaded: Loaded, again: Again, options: Options) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return setup::cannot_run("create the event loop", &error),
@@ -116,7 +118,7 @@ pub fn run(loaded: Loaded, options: Options) -> u8 {
         Err(error) => return setup::cannot_run("become the parent of orphans", &error),
     };
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, setup::run(loaded, options, signals, reaper))
+    tasks.block_on(&runtime, setup::run(loaded, again, options, signals, reaper))
 }
 
 /// What the shell knows of a run.
@@ -147,6 +149,8 @@ enum Message {
     ProbeLeft,
     /// An operator's wish.
     Asked(Asked),
+    /// The file, read once more.
+    Reread(Box<Reread>),
     /// Somebody wants `/metrics`.
     Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
@@ -186,6 +190,7 @@ struct Supervisor {
     probes: Probes,
     announcements: Announcements,
     desk: Desk,
+    updates: Updates,
     memory: Memory,
     gauges: Gauges,
     interrupted: bool,
@@ -293,10 +298,7 @@ impl Supervisor {
                     Meaning::Stop => self.stop_signal(&received),
                     // A terminal that hangs up is a user who closed the window.
                     Meaning::Update if received.from_kernel => self.stop_signal(&received),
-                    Meaning::Update => self.output.say(
-                        Level::Warn,
-                        "SIGHUP was received, but this version cannot re-read its file; restart firstmate to apply changes",
-                    ),
+                    Meaning::Update => self.reread(Asker::Signal),
                     Meaning::Forward | Meaning::Ignore | Meaning::Untouched => {}
                 },
                 Ok(None) => break,
@@ -348,11 +350,8 @@ impl Supervisor {
                 // Who asked may be gone by now.
                 let _ = reply.send(self.environment_of(&name, values));
             }
-            Message::Asked(asked) => {
-                let now = self.now();
-                let events = self.desk.take(asked, &self.engine.borrow(), now);
-                self.events.extend(events);
-            }
+            Message::Asked(asked) => self.asked(asked),
+            Message::Reread(reread) => self.reread_done(*reread),
         }
     }
 
@@ -416,6 +415,8 @@ impl Supervisor {
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run, &mut self.trees),
+            Action::Define { service } => self.define(service),
+            Action::Forget { service } => self.forget(service),
             Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),

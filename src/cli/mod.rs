@@ -24,6 +24,7 @@ mod status;
 mod stream;
 mod table;
 mod terminal;
+mod update;
 mod verbs;
 mod version;
 mod wait;
@@ -80,6 +81,7 @@ enum Command {
     Reload(verbs::ReloadArgs),
     Signal(verbs::SignalArgs),
     Scale(verbs::ScaleArgs),
+    Update(update::UpdateArgs),
     Status(status::StatusArgs),
     Why(why::WhyArgs),
     Logs(logs::LogsArgs),
@@ -187,6 +189,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Some(Command::Reload(args)) => verbs::reload(&args),
         Some(Command::Signal(args)) => verbs::signal(&args),
         Some(Command::Scale(args)) => verbs::scale(&args),
+        Some(Command::Update(args)) => update::run(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Why(args)) => why::run(&args),
         Some(Command::Logs(args)) => logs::run(&args),
@@ -220,7 +223,7 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 19);
+        assert_eq!(seen, 20);
     }
 
     #[test]

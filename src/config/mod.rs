@@ -6,6 +6,8 @@
 //!
 //! Reference for operators: `docs/configuration.md`.
 
+pub mod again;
+pub mod changes;
 pub mod choice;
 pub mod command_line;
 pub mod diagnostic;
@@ -20,6 +22,8 @@ pub mod values;
 #[cfg(test)]
 mod tests;
 
+pub use again::{Again, KeptPort, keep_ports};
+pub use changes::{Change, Shown, changes, settled_at_start};
 pub use choice::{Choice, Ending, Formation, Mode, StartedBy};
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
 pub use file::log_pattern;

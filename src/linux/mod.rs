@@ -20,6 +20,6 @@ pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod termination_log;
-mod thread;
+pub mod thread;
 pub mod tree;
 mod users;

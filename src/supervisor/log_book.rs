@@ -155,6 +155,11 @@ impl LogBook {
         }
     }
 
+    /// A service has gone, and what it said.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.kept.retain(|id, _| id.service != service);
+    }
+
     /// What its present run said last, oldest first: whole lines as far as they are kept.
     pub(super) fn last_words(&self, id: InstanceId) -> Vec<u8> {
         let Some(Kept { ring, run_after }) = self.kept.get(&id) else { return Vec::new() };
@@ -263,7 +268,11 @@ impl<L: Look> Reader<L> {
         let mut lost = 0_u64;
         let mut due = BinaryHeap::with_capacity(self.sources.len());
         for (index, source) in self.sources.iter_mut().enumerate() {
-            let Some(ring) = book.kept.get(&source.id).map(|kept| &kept.ring) else { continue };
+            let Some(ring) = book.kept.get(&source.id).map(|kept| &kept.ring) else {
+                // Its service has gone.
+                source.at = source.end;
+                continue;
+            };
             let first = ring.first();
             if source.at < first {
                 // Lines that came after this reader did are not of the backlog: it gets them from the tail.

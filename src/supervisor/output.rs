@@ -92,6 +92,26 @@ impl Output {
         self.format.fit_names(self.names.instances.iter().flatten().map(String::as_str));
     }
 
+    /// A service has come, or has another definition, and has so many instances at present.
+    pub(super) fn define(&mut self, service: ServiceId, name: &str, instances: u16) {
+        // The engine numbers them without a gap.
+        if service.0 >= self.names.services.len() {
+            self.names.services.push(name.to_owned());
+            self.names.instances.push(Vec::new());
+            self.counts.push(Vec::new());
+        }
+        self.fit(service, instances);
+    }
+
+    /// A service has gone. Its name stays: no other has its number.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        if let (Some(numbered), Some(counts)) = (self.names.instances.get_mut(service.0), self.counts.get_mut(service.0)) {
+            numbered.clear();
+            counts.clear();
+        }
+        self.books.lines.borrow_mut().forget(service);
+    }
+
     /// `web.1`.
     pub(super) fn instance_name(&self, id: InstanceId) -> &str {
         let number = usize::from(id.number).saturating_sub(1);

@@ -50,7 +50,7 @@ impl Books {
         }
     }
 
-    fn happened(&self, id: Option<InstanceId>, happening: Happening) {
+    pub(super) fn happened(&self, id: Option<InstanceId>, happening: Happening) {
         let mut events = self.events.borrow_mut();
         let at_unix_ms = unix_ms(SystemTime::now());
         let happening = Happening { number: Some(events.next_number()), at_unix_ms, ..happening };

@@ -26,4 +26,5 @@ mod signals;
 mod single;
 mod stop;
 mod tree;
+mod update;
 mod verbs;

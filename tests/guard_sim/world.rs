@@ -812,7 +812,12 @@ impl<'a> World<'a> {
                 self.plan(wait, Happening::Perish(*run));
             }
             Action::Memory(action) => self.perform_memory(action, queue),
-            Action::Probe { .. } | Action::CancelProbes { .. } | Action::Send { .. } | Action::Notice(_) => {}
+            Action::Probe { .. }
+            | Action::CancelProbes { .. }
+            | Action::Send { .. }
+            | Action::Define { .. }
+            | Action::Forget { .. }
+            | Action::Notice(_) => {}
             Action::Exit { .. } => self.lost = true,
         }
     }
