@@ -18,6 +18,7 @@ mod setup;
 mod siblings;
 mod single;
 mod terminals;
+mod update;
 mod verbs;
 mod watch;
 
@@ -32,8 +33,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::{Http, Loaded};
-use crate::engine::spec::{Command, Readiness, Scope, Service};
+use crate::config::{Again, Http, Loaded};
+use crate::engine::spec::{Command, Readiness, Scope, Service, Watch};
 use crate::engine::{
     Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, Reach, RunId, ShutdownCause, Signal, Stage,
     Timestamp,
@@ -64,6 +65,7 @@ use probes::Probes;
 pub use setup::leave_word;
 pub use single::run_single;
 use terminals::Terminals;
+use update::{Asker, Reread, Updates};
 use verbs::{Asked, Desk};
 
 /// What the command line decides beside the file.
@@ -104,9 +106,9 @@ const OOM_SCORE_ADJ_ABOVE_OWN: i32 = 100;
 /// For the last lines when everything is over.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
 
-/// Runs a file in the foreground until everything is over. Returns firstmate's exit code; see `--help`.
+/// Runs a file in the foreground until everything is over; `again` is how it is read once more. Returns firstmate's exit code; see `--help`.
 #[must_use]
-pub fn run(loaded: Loaded, options: Options) -> u8 {
+pub fn run(loaded: Loaded, again: Again, options: Options) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return setup::cannot_run("create the event loop", &error),
@@ -121,7 +123,7 @@ pub fn run(loaded: Loaded, options: Options) -> u8 {
         Err(error) => return setup::cannot_run("become the parent of orphans", &error),
     };
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, setup::run(loaded, options, signals, reaper))
+    tasks.block_on(&runtime, setup::run(loaded, again, options, signals, reaper))
 }
 
 /// What the shell knows of a run.
@@ -156,6 +158,8 @@ enum Message {
     Attached { run: RunId },
     /// A client has left it.
     Detached { run: RunId, number: u64 },
+    /// The file, read once more.
+    Reread(Box<Reread>),
     /// Somebody wants `/metrics`.
     Measure(oneshot::Sender<Measured>),
     /// What was measured aside.
@@ -198,10 +202,13 @@ struct Supervisor {
     probes: Probes,
     announcements: Announcements,
     desk: Desk,
+    updates: Updates,
     memory: Memory,
     gauges: Gauges,
     /// Kept for as long as files are watched.
     watcher: Option<Watcher>,
+    /// What it watches.
+    watched: Vec<(String, Watch)>,
     interrupted: bool,
     /// The number of the last one of which those who read along know.
     last_incident: u64,
@@ -307,11 +314,8 @@ impl Supervisor {
                     Meaning::Stop => self.stop_signal(&received),
                     // A terminal that hangs up is a user who closed the window.
                     Meaning::Update if received.from_kernel => self.stop_signal(&received),
-                    Meaning::Update => self.output.say(
-                        Level::Warn,
-                        "SIGHUP was received, but this version cannot re-read its file; restart firstmate to apply changes",
-                    ),
                     Meaning::Forward if received.signal == Signal::WINCH => self.terminals.borrow_mut().resized(),
+                    Meaning::Update => self.reread(Asker::Signal),
                     Meaning::Forward | Meaning::Ignore | Meaning::Untouched => {}
                 },
                 Ok(None) => break,
@@ -374,11 +378,8 @@ impl Supervisor {
                 // Who asked may be gone by now.
                 let _ = reply.send(self.environment_of(&name, values));
             }
-            Message::Asked(asked) => {
-                let now = self.now();
-                let events = self.desk.take(asked, &self.engine.borrow(), now);
-                self.events.extend(events);
-            }
+            Message::Asked(asked) => self.asked(asked),
+            Message::Reread(reread) => self.reread_done(*reread),
         }
     }
 
@@ -407,6 +408,10 @@ impl Supervisor {
     fn tell(&mut self, notice: &Notice) {
         if let Notice::Scaled { service, .. } = notice {
             self.output.fit(*service, self.engine.borrow().instances_wanted(*service));
+        }
+        if matches!(notice, Notice::Updated) {
+            let messages = self.updates.messages.clone();
+            self.begin_watch(&messages);
         }
         let text = self.output.notice(notice);
         if let Notice::Over { why, .. } = notice {
@@ -442,6 +447,8 @@ impl Supervisor {
             }
             Action::Probe { run, kind, number } => self.probe(run, kind, number),
             Action::CancelProbes { run } => self.probes.cancel(run, &mut self.trees),
+            Action::Define { service } => self.define(service),
+            Action::Forget { service } => self.forget(service),
             Action::Memory(action) => self.perform_memory(action),
             Action::Notice(notice) => self.tell(&notice),
             Action::Exit { code } => self.exit = Some(code),

@@ -25,6 +25,7 @@ mod status;
 mod stream;
 mod table;
 mod terminal;
+mod update;
 mod verbs;
 mod version;
 mod wait;
@@ -83,6 +84,7 @@ enum Command {
     Reload(verbs::ReloadArgs),
     Signal(verbs::SignalArgs),
     Scale(verbs::ScaleArgs),
+    Update(update::UpdateArgs),
     Status(status::StatusArgs),
     Attach(attach::AttachArgs),
     Why(why::WhyArgs),
@@ -191,6 +193,7 @@ fn run(cli: Cli) -> Result<u8, Failure> {
         Some(Command::Reload(args)) => verbs::reload(&args),
         Some(Command::Signal(args)) => verbs::signal(&args),
         Some(Command::Scale(args)) => verbs::scale(&args),
+        Some(Command::Update(args)) => update::run(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Attach(args)) => attach::run(&args),
         Some(Command::Why(args)) => why::run(&args),

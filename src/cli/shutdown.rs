@@ -44,6 +44,7 @@ pub(super) fn run(args: &ShutdownArgs) -> Result<u8, Failure> {
         Ok(Reply::UnknownName { .. }) => {
             return Err(Failure::new(1, format!("cannot shut down: the firstmate on {socket} asks for a name")));
         }
+        Ok(Reply::Update { .. } | Reply::BadFile { .. }) => return Err(verbs::strange()),
         Err(failure) => {
             // It may be gone before its answer has left.
             if !wait(process.as_ref(), &socket, Instant::now()) {

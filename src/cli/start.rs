@@ -152,7 +152,7 @@ pub(super) fn run_file(args: &RunArgs) -> Result<u8, Failure> {
 /// Runs the file with the services of these names, or all. `looked` says why they are not started elsewhere.
 fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result<u8, Failure> {
     let inputs = Inputs { memory_limit: args.memory_limit, ..args.develop.inputs(names) };
-    let mut loaded = load::load_with(&args.file, inputs, load::leave_word)?;
+    let (mut loaded, again) = load::load_to_run(&args.file, inputs, load::leave_word)?;
     if let Some(looked) = looked {
         loaded.remarks.insert(0, format!("the file is run here, with the services that were named: {looked}"));
     }
@@ -162,7 +162,7 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
     watch(&args.watch, &mut loaded)?;
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
     let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse), no_timestamp: args.develop.no_timestamp };
-    Ok(supervisor::run(loaded, options))
+    Ok(supervisor::run(loaded, again, options))
 }
 
 /// `--watch`: beside what the file says.

@@ -119,7 +119,7 @@ impl Waiting {
     }
 
     /// As a part of a query, with its `&`.
-    fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         match self.timeout {
             _ if self.no_wait => "&wait=no".to_owned(),
             Some(timeout) => format!("&wait={}", timeout.as_millis()),
@@ -215,7 +215,7 @@ pub(super) fn ask(connection: Connection, target: &str) -> Result<Reply, Failure
 }
 
 /// The same; `meanwhile` is called now and then while there is no answer.
-fn ask_with(connection: Connection, target: &str, meanwhile: &mut dyn FnMut()) -> Result<Reply, Failure> {
+pub(super) fn ask_with(connection: Connection, target: &str, meanwhile: &mut dyn FnMut()) -> Result<Reply, Failure> {
     let socket = connection.socket.clone();
     let answer = connection.request_with("POST", target, Some(meanwhile))?;
     serde_json::from_slice(&answer.body).map_err(|_| {
@@ -241,11 +241,17 @@ pub(super) fn show(verb: &str, reply: &Reply) -> Result<u8, Failure> {
                 None => failure.help("`firstmate status` lists them"),
             })
         }
+        Reply::Update { .. } | Reply::BadFile { .. } => Err(strange()),
         Reply::Failed { why } | Reply::Refused { why } => Err(Failure::new(1, format!("cannot {verb}: {}", printable(why)))),
     }
 }
 
-fn words(verb: &str, verdict: &Verdict) -> String {
+/// An answer to another question.
+pub(super) fn strange() -> Failure {
+    Failure::new(UNREACHABLE, "firstmate answered something else than was asked")
+}
+
+pub(super) fn words(verb: &str, verdict: &Verdict) -> String {
     match verdict {
         Verdict::Started => "started".to_owned(),
         Verdict::AlreadyStarted => "already started".to_owned(),
@@ -253,7 +259,7 @@ fn words(verb: &str, verdict: &Verdict) -> String {
         Verdict::AlreadyStopped => "already stopped".to_owned(),
         Verdict::Restarted => "restarted".to_owned(),
         Verdict::Removed => "removed".to_owned(),
-        Verdict::Begun if verb == "scale" => "on its way".to_owned(),
+        Verdict::Begun if verb == "scale" || verb == "update" => "on its way".to_owned(),
         Verdict::Begun => format!("told to {verb}"),
         Verdict::Signalled { signal, processes: 1 } => format!("signalled ({})", printable(signal)),
         Verdict::Signalled { signal, processes } => format!("signalled ({}, {processes} processes)", printable(signal)),

@@ -243,6 +243,7 @@ fn why(ended: &RunEnded) -> String {
         },
         Cause::Watch => "files it watches had changed".to_owned(),
         Cause::Operator => "an operator asked for its stop or restart".to_owned(),
+        Cause::Update => "the file has another definition of it, or none".to_owned(),
         Cause::Shutdown => "everything was being stopped".to_owned(),
     };
     let mut add = |more: &str| {
@@ -347,10 +348,10 @@ fn advice(ended: &RunEnded, container: Option<&ContainerMemory>) -> String {
         (Cause::Watchdog, _) => "see what keeps it from saying WATCHDOG=1 in time, and whether `watchdog` leaves it enough time under load",
         (Cause::Live, _) => "see what its `live` probe asks, and whether `timeout` and `failures` leave it enough time under load",
         (Cause::StartTimeout, _) => "see what its `ready` probe asks; a service that takes longer needs a longer `start_timeout`",
-        (Cause::Crash | Cause::Watch | Cause::Operator | Cause::Shutdown, How::SpawnFailed { stage, errno, .. }) => {
+        (Cause::Crash | Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown, How::SpawnFailed { stage, errno, .. }) => {
             hint(&LaunchError { stage: *stage, errno: *errno, detail: String::new() }).unwrap_or_default()
         }
-        (Cause::Watch | Cause::Operator | Cause::Shutdown, How::Signaled { number: 9, .. })
+        (Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown, How::Signaled { number: 9, .. })
             if ended.sigkill_after_ms.is_some_and(|after| after > 0) =>
         {
             "see whether its program heeds the `stop_signal`, or needs a longer `stop_timeout`"
@@ -365,7 +366,7 @@ fn advice(ended: &RunEnded, container: Option<&ContainerMemory>) -> String {
         (Cause::Crash, How::Exited { code: 137 }) => {
             "137 is what a shell says of a child that was killed by SIGKILL; with `exec` in front of the command firstmate sees which"
         }
-        (Cause::Crash | Cause::Watch | Cause::Operator | Cause::Shutdown, How::Exited { .. } | How::Signaled { .. }) => "",
+        (Cause::Crash | Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown, How::Exited { .. } | How::Signaled { .. }) => "",
     };
     text.to_owned()
 }

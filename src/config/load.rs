@@ -659,7 +659,7 @@ impl<'a> Join<'a> {
 
         let entries: Vec<String> = drafts.iter().filter(|draft| draft.procfile_index.is_some()).map(|draft| draft.name.clone()).collect();
         let (stop_timeout, drain) = self.patience(main, &firstmate, &drafts);
-        let own_buffers = drafts.iter().enumerate().filter_map(|(id, draft)| Some((ServiceId(id), draft.log_buffer?))).collect();
+        let own_buffers = drafts.iter().filter_map(|draft| Some((draft.name.clone(), draft.log_buffer?))).collect();
         let mut services = Vec::with_capacity(drafts.len());
         for (draft, edges) in drafts.into_iter().zip(edges) {
             services.extend(self.service(draft, edges, base_port, &entries));

@@ -6,6 +6,8 @@
 //!
 //! Reference for operators: `docs/configuration.md`.
 
+pub mod again;
+pub mod changes;
 pub mod choice;
 pub mod command_line;
 pub mod diagnostic;
@@ -21,6 +23,8 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
+pub use again::{Again, KeptPort, keep_ports};
+pub use changes::{Change, Shown, changes, settled_at_start};
 pub use choice::{Choice, Ending, Formation, Mode, StartedBy};
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
 pub use file::log_pattern;
@@ -31,8 +35,6 @@ pub use patience::{PLATFORM_PATIENCE, time_to_stop};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-
-use crate::engine::ServiceId;
 
 /// What `[firstmate]` says that is no business of the engine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -54,15 +56,15 @@ pub struct Settings {
 pub struct LogBuffers {
     /// Of `[firstmate]`.
     pub each: LogBuffer,
-    /// Of services that have one of their own.
-    pub own: BTreeMap<ServiceId, LogBuffer>,
+    /// Of services that have one of their own, by name.
+    pub own: BTreeMap<String, LogBuffer>,
 }
 
 impl LogBuffers {
     /// For each instance of a service.
     #[must_use]
-    pub fn of(&self, service: ServiceId) -> LogBuffer {
-        self.own.get(&service).copied().unwrap_or(self.each)
+    pub fn of(&self, service: &str) -> LogBuffer {
+        self.own.get(service).copied().unwrap_or(self.each)
     }
 }
 

@@ -8,7 +8,7 @@ use super::announcement::Announcement;
 use super::memory::{MemoryAction, MemoryEvent, MemoryNotice};
 use super::outcome::Outcome;
 use super::roll::RollStop;
-use super::spec::ServiceId;
+use super::spec::{ServiceId, Spec};
 use super::{Signal, Timestamp};
 
 /// One numbered copy of a service.
@@ -50,7 +50,7 @@ pub enum Bite {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// Time has passed, and everything that was said until now has been passed on before this. Only here a silence is judged: behind
     /// any other event the word that breaks it may still wait.
@@ -115,6 +115,8 @@ pub enum Event {
         /// The first of them, and how many there were besides: one short line.
         what: String,
     },
+    /// Everything is to be as this file says. Nothing comes of it where `Engine::plan` refuses.
+    Update(Box<Spec>),
     /// News of memory.
     Memory(MemoryEvent),
     /// Stop everything, in order.
@@ -221,6 +223,16 @@ pub enum Action {
         /// Which run.
         run: RunId,
     },
+    /// A service has come, or has another definition: `Engine::service` is the one that holds for its next run.
+    Define {
+        /// Which.
+        service: ServiceId,
+    },
+    /// A service has gone; its id is another one's only if that has the same name.
+    Forget {
+        /// Which.
+        service: ServiceId,
+    },
     /// The memory guard wants to know or to do something.
     Memory(MemoryAction),
     /// Something to tell.
@@ -250,6 +262,8 @@ pub enum Cause {
     Watch,
     /// An operator's stop or restart.
     Operator,
+    /// The file has another definition of it, or none.
+    Update,
     /// The whole stack is stopping.
     Shutdown,
 }
@@ -429,6 +443,36 @@ pub enum Notice {
         /// From now on.
         to: u16,
     },
+    /// The stack is about to be as another file says.
+    Updating {
+        /// Services that are new.
+        added: usize,
+        /// That are no longer there.
+        removed: usize,
+        /// That get new runs.
+        restarted: usize,
+        /// That keep their runs, with another definition.
+        amended: usize,
+    },
+    /// A service is new.
+    Added {
+        /// Which.
+        service: ServiceId,
+    },
+    /// Nothing is left of a service that is no longer in the file.
+    Removed {
+        /// Which.
+        service: ServiceId,
+    },
+    /// A service has another definition from now on.
+    Redefined {
+        /// Which.
+        service: ServiceId,
+        /// Its old runs have ended for it.
+        restarts: bool,
+    },
+    /// Nothing is left of what the old file said; what is new is on its way.
+    Updated,
     /// The stack is being stopped.
     ShuttingDown {
         /// Why.

@@ -458,7 +458,7 @@ impl Engine {
                     let cause = note.cause.or_else(|| seen.map(|seen| seen.cause)).unwrap_or(Cause::Crash);
                     let abnormal = match cause {
                         Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
-                        Cause::Crash | Cause::Watch | Cause::Operator | Cause::Shutdown => !clean,
+                        Cause::Crash | Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown => !clean,
                     };
                     if abnormal {
                         let ended = RunEnded {
@@ -508,6 +508,11 @@ impl Engine {
                 | Notice::Rolled { .. }
                 | Notice::RollStopped { .. }
                 | Notice::Scaled { .. }
+                | Notice::Updating { .. }
+                | Notice::Added { .. }
+                | Notice::Removed { .. }
+                | Notice::Redefined { .. }
+                | Notice::Updated
                 | Notice::ShuttingDown { .. }
                 | Notice::StillWaiting { .. }
                 | Notice::Over { .. } => {}

@@ -41,6 +41,8 @@ pub(super) struct Instance {
     pub(super) state: State,
     /// How many runs there have been; the number of the last one.
     pub(super) runs: u32,
+    /// How many of them were another one's, which had its number and has gone.
+    pub(super) runs_before: u32,
     /// Consecutive failed runs, for `give_up_after`.
     pub(super) failures: u32,
     /// Consecutive short runs, for the delay.
@@ -149,6 +151,7 @@ impl Instance {
             desired,
             state: State::Idle(idle),
             runs: 0,
+            runs_before: 0,
             failures: 0,
             attempts: 0,
             restarts: Restarts { total: 0, crash: 0, live: 0, watchdog: 0, start_timeout: 0, memory: 0, oom: 0, watch: 0 },
@@ -464,9 +467,19 @@ impl Instance {
 
     /// An operator has spoken: a run that is ending is followed by what was wished, not by what its policy says.
     pub(super) const fn wished(&mut self) {
+        self.wished_by(Cause::Operator);
+    }
+
+    /// The same by this cause, which is an operator's as well.
+    pub(super) const fn wished_by(&mut self, cause: Cause) {
         if let State::Ending(ending) = &mut self.state {
-            ending.cause = Cause::Operator;
+            ending.cause = cause;
         }
+    }
+
+    /// Whether it has ever been started.
+    pub(super) const fn has_run(&self) -> bool {
+        self.runs > self.runs_before
     }
 
     /// Be up with a new run, as soon as nothing is left of the present one.
@@ -615,7 +628,7 @@ impl Instance {
         let failed = match cause {
             Cause::Crash => !success,
             Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
-            Cause::Watch | Cause::Operator | Cause::Shutdown => false,
+            Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown => false,
         };
         self.last_outcome = Some(outcome.clone());
         if cause == Cause::Crash && success && service.kind == Kind::Oneshot {
@@ -630,7 +643,7 @@ impl Instance {
             out.push(Action::Notice(Notice::Stopped { instance: self.id }));
             return Consequence::Nothing;
         }
-        if matches!(cause, Cause::Operator | Cause::Shutdown) {
+        if matches!(cause, Cause::Operator | Cause::Update | Cause::Shutdown) {
             (self.failures, self.attempts) = (0, 0);
             self.state = State::Idle(Idle::Due { waits_for: None });
             return Consequence::Nothing;
@@ -677,7 +690,7 @@ impl Instance {
             Cause::StartTimeout => &mut self.restarts.start_timeout,
             Cause::Memory => &mut self.restarts.memory,
             Cause::Watch => &mut self.restarts.watch,
-            Cause::Crash | Cause::Operator | Cause::Shutdown => &mut self.restarts.crash,
+            Cause::Crash | Cause::Operator | Cause::Update | Cause::Shutdown => &mut self.restarts.crash,
         };
         *counter = counter.saturating_add(1);
         self.restarts.total = self.restarts.total.saturating_add(1);

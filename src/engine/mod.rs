@@ -26,6 +26,7 @@ pub mod text;
 pub mod time;
 #[cfg(test)]
 mod transitions;
+pub mod update;
 mod view;
 pub mod watch;
 
@@ -40,4 +41,5 @@ pub use spec::{ServiceId, Spec};
 pub use stack::Engine;
 pub use status::Status;
 pub use time::Timestamp;
+pub use update::{Plan, Step, UpdateRefusal};
 pub use view::Tally;

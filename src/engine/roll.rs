@@ -66,6 +66,8 @@ pub enum RollStop {
     OtherNotReady(u16),
     /// No other instance is wanted up.
     NoOther,
+    /// The file has another definition of the service, or none.
+    Updated,
 }
 
 impl Roll {
@@ -158,7 +160,7 @@ impl Engine {
     /// Whether the service can stay ready while one of its instances is not there.
     #[must_use]
     pub fn may_roll(&self, id: ServiceId) -> bool {
-        self.service(id).is_some_and(|service| service.kind == Kind::Service) && self.staying(id).count() > 1
+        !self.is_halting(id) && self.service(id).is_some_and(|service| service.kind == Kind::Service) && self.staying(id).count() > 1
     }
 
     /// An operator has had another wish of these since.
@@ -273,7 +275,7 @@ fn coming(now: Timestamp, instance: &Instance, run_before: u32, until: Option<Ti
         },
         State::Idle(Idle::Blocked { .. }) if !is_new => Turn::Stop { at: number, why: RollStop::NotStarted },
         // Or an operator has asked for yet another one.
-        State::Ending(Ending { cause: Cause::Operator, .. }) => {
+        State::Ending(Ending { cause: Cause::Operator | Cause::Update, .. }) => {
             Turn::To(RollState::Coming { number, run_before: instance.runs, until: None })
         }
         State::Idle(_) | State::Ending(_) if is_new => Turn::Stop { at: number, why: RollStop::NotBack },

@@ -8,6 +8,7 @@ use super::event::{Action, Cause, InstanceId, Notice};
 use super::instance::{Desired, Idle, Instance, State};
 use super::spec::{Kind, MOST_INSTANCES, ServiceId};
 use super::stack::{Engine, memory_policy};
+use super::update::Standing;
 
 impl Engine {
     /// How many instances a service has, without those that are leaving.
@@ -18,7 +19,14 @@ impl Engine {
 
     /// What is added is wanted as the first instance is: a service that was stopped stays so.
     pub(super) fn scale(&mut self, now: Timestamp, id: ServiceId, to: u16, out: &mut Vec<Action>) {
-        let Some(service) = self.service(id).filter(|service| service.kind == Kind::Service).cloned() else { return };
+        if self.service(id).is_some_and(|service| service.kind == Kind::Service) && self.is_there(id) && !self.is_pending(id) {
+            self.resize(now, id, to, Cause::Operator, out);
+        }
+    }
+
+    /// The same for whatever reason, and of oneshots as well.
+    pub(super) fn resize(&mut self, now: Timestamp, id: ServiceId, to: u16, cause: Cause, out: &mut Vec<Action>) {
+        let Some(service) = self.service(id).cloned() else { return };
         let (from, to) = (self.instances_wanted(id), to.clamp(1, MOST_INSTANCES));
         if from == to {
             return;
@@ -38,8 +46,8 @@ impl Engine {
                     out.push(Action::Notice(Notice::Stopped { instance: instance.id }));
                 }
                 State::Launching { .. } | State::Starting { .. } | State::Running { .. } | State::Ending(_) => {
-                    instance.begin_end(now, &service, Cause::Operator, service.stop.timeout, out);
-                    instance.wished();
+                    instance.begin_end(now, &service, cause, service.stop.timeout, out);
+                    instance.wished_by(cause);
                 }
             }
         }
@@ -48,7 +56,7 @@ impl Engine {
         }
     }
 
-    fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {
+    pub(super) fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {
         // It may not have gone yet.
         if let Some(instance) = self.instance_mut(id) {
             instance.desired = desired;
@@ -63,7 +71,7 @@ impl Engine {
         let runs = entry.retired.remove(&id.number).unwrap_or_default();
         let policy = memory_policy(&entry.service);
         entry.count = entry.count.saturating_add(1);
-        let instance = Instance { desired, runs, ..Instance::new(id, desired == Desired::Up) };
+        let instance = Instance { desired, runs, runs_before: runs, ..Instance::new(id, desired == Desired::Up) };
         self.instances.insert(at.min(self.instances.len()), instance);
         for later in self.services.iter_mut().skip(id.service.0.saturating_add(1)) {
             later.first = later.first.saturating_add(1);
@@ -80,7 +88,10 @@ impl Engine {
             while let Some(gone) = self.instances_of(ServiceId(index)).last().filter(|last| last.desired == Desired::Gone && last.is_idle())
             {
                 let (id, runs) = (gone.id, gone.runs);
-                let Some(entry) = self.services.get_mut(index).filter(|entry| entry.count > 1) else { break };
+                let Some(entry) = self.services.get_mut(index).filter(|entry| entry.count > 1 || entry.standing == Standing::Leaving)
+                else {
+                    break;
+                };
                 entry.count = entry.count.saturating_sub(1);
                 entry.retired.insert(id.number, runs);
                 let at = entry.first.saturating_add(usize::from(entry.count));

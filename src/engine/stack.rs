@@ -13,6 +13,7 @@ use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::{Calm, MemoryEvent};
 use super::roll::Roll;
 use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, ServiceMemory, Spec, Victim};
+use super::update::Standing;
 use super::{Outcome, Timestamp};
 
 /// Kept free at the end of `stop_timeout` for SIGKILL, the last reaping and the last log line.
@@ -31,11 +32,13 @@ pub struct Engine {
     pub(super) phase: Phase,
     pub(super) guard: Guard,
     pub(super) journal: Journal,
-    stop_timeout: Duration,
-    drain: Duration,
+    pub(super) stop_timeout: Duration,
+    pub(super) drain: Duration,
     rng: Rng,
+    /// Every service that is there, in the order of the file; those that are to go come last.
+    pub(super) order: Vec<ServiceId>,
     /// Every service after those it depends on.
-    dependencies_first: Vec<ServiceId>,
+    pub(super) dependencies_first: Vec<ServiceId>,
     pub(super) began: Timestamp,
     /// Until then nothing but the guard has anything to do by itself.
     idle_until: Timestamp,
@@ -57,7 +60,16 @@ pub(super) struct Entry {
     /// The last rolling restart.
     pub(super) roll: Option<Roll>,
     /// Services that depend on it.
-    dependents: Vec<ServiceId>,
+    pub(super) dependents: Vec<ServiceId>,
+    /// How it stands to the file.
+    pub(super) standing: Standing,
+}
+
+impl Entry {
+    /// Without instances; they are to come at `first`.
+    pub(super) const fn new(service: Shared, first: usize) -> Self {
+        Self { service, first, count: 0, retired: BTreeMap::new(), roll: None, dependents: Vec::new(), standing: Standing::Settled }
+    }
 }
 
 /// Where the whole stack is in its life.
@@ -100,19 +112,11 @@ impl Engine {
             for number in 1..=service.instances {
                 instances.push(Instance::new(InstanceId { service: ServiceId(index), number }, service.autostart));
             }
-            let (count, retired) = (service.instances, BTreeMap::new());
-            services.push(Entry { service: Arc::new(service), first, count, retired, roll: None, dependents: Vec::new() });
+            let count = service.instances;
+            services.push(Entry { count, ..Entry::new(Arc::new(service), first) });
         }
-        let edges: Vec<(ServiceId, ServiceId)> = services
-            .iter()
-            .enumerate()
-            .flat_map(|(index, entry)| entry.service.depends_on.iter().map(move |dependency| (dependency.service, ServiceId(index))))
-            .collect();
-        for (on, dependent) in edges {
-            if let Some(entry) = services.get_mut(on.0) {
-                entry.dependents.push(dependent);
-            }
-        }
+        dependents(&mut services);
+        let order = (0..services.len()).map(ServiceId).collect();
         let dependencies_first = dependencies_first(&services);
         let guarded = instances.iter().map(|instance| {
             let service = services.get(instance.id.service.0).map(|entry| &entry.service);
@@ -128,6 +132,7 @@ impl Engine {
             stop_timeout: spec.stop_timeout,
             drain: spec.drain,
             rng: Rng::new(seed),
+            order,
             dependencies_first,
             began: now,
             idle_until: Timestamp::ZERO,
@@ -142,12 +147,17 @@ impl Engine {
 
     /// Every service's name, in the order of the file.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.services.iter().map(|entry| entry.service.name.as_str())
+        self.service_ids().filter_map(|id| self.service(id)).map(|service| service.name.as_str())
+    }
+
+    /// Every service that is there, in the order of the file.
+    pub fn service_ids(&self) -> impl Iterator<Item = ServiceId> {
+        self.order.iter().copied()
     }
 
     /// Every instance, in the order of the file.
     pub fn instance_ids(&self) -> impl Iterator<Item = InstanceId> {
-        self.instances.iter().map(|instance| instance.id)
+        self.order.iter().flat_map(|id| self.instances_of(*id)).map(|instance| instance.id)
     }
 
     /// The run that is alive or being cleaned up, if there is one.
@@ -262,6 +272,7 @@ impl Engine {
         self.guard.tick(now, out);
         self.tick(now, heard, out);
         self.roll_on(now, out);
+        self.update_on(now, out);
         self.drop_gone();
         self.reconcile(now, out);
         self.record(now, witness, out.get(before..).unwrap_or_default());
@@ -316,7 +327,9 @@ impl Engine {
     }
 
     fn take(&mut self, now: Timestamp, event: Event, out: &mut Vec<Action>) -> Consequence {
-        let serving = matches!(self.phase, Phase::Serving);
+        let serving = self.is_serving();
+        // Whoever is to go, or to come back as another, is not started again as it was, and is no reason to end.
+        let goes_on = |engine: &Self, run: RunId| serving && !engine.is_halting(run.instance.service);
         match event {
             Event::Tick => Consequence::Nothing,
             Event::Spawned { run, pid } => {
@@ -336,16 +349,18 @@ impl Engine {
                 if outcome == Outcome::OomKilled {
                     self.guard.oom_killed(run);
                 }
+                let goes_on = goes_on(self, run);
                 let consequence = match self.present(run) {
-                    Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, serving, rng, out),
+                    Some((instance, service, rng)) => instance.on_exited(now, &service, outcome, left_behind, goes_on, rng, out),
                     None => Consequence::Nothing,
                 };
                 self.mind_the_gate(now, run);
                 consequence
             }
             Event::TreeGone { run } => {
+                let goes_on = goes_on(self, run);
                 let consequence = match self.present(run) {
-                    Some((instance, service, rng)) => instance.on_tree_gone(now, &service, serving, rng, out),
+                    Some((instance, service, rng)) => instance.on_tree_gone(now, &service, goes_on, rng, out),
                     None => Consequence::Nothing,
                 };
                 self.mind_the_gate(now, run);
@@ -390,6 +405,12 @@ impl Engine {
                 }
                 Consequence::Nothing
             }
+            Event::Update(spec) => {
+                if serving {
+                    self.begin_update(now, &spec, out);
+                }
+                Consequence::Nothing
+            }
             Event::Memory(event) => {
                 self.take_memory(now, event, out);
                 Consequence::Nothing
@@ -420,8 +441,14 @@ impl Engine {
         for id in &command.instances {
             let Some(index) = self.index(*id) else { continue };
             let Some(service) = self.service(id.service).cloned() else { continue };
+            let halting = self.is_halting(id.service);
             let Some(instance) = self.instances.get_mut(index).filter(|instance| instance.desired != Desired::Gone) else { continue };
             let due = State::Idle(Idle::Due { waits_for: None });
+            // Its present run ends when it is its turn, and a new one begins by the new definition: only whether is left to be said.
+            if halting && matches!(command.verb, Verb::Start | Verb::Stop | Verb::Restart) {
+                instance.desired = if command.verb == Verb::Stop { Desired::Down } else { Desired::Up };
+                continue;
+            }
             match command.verb {
                 Verb::Start => {
                     instance.desired = Desired::Up;
@@ -571,7 +598,7 @@ impl Engine {
         loop {
             let mut changed = false;
             for index in 0..self.instances.len() {
-                let Some(instance) = self.instances.get(index) else { continue };
+                let Some(instance) = self.instances.get(index).filter(|instance| !self.is_pending(instance.id.service)) else { continue };
                 let waits_for = match &instance.state {
                     State::Idle(Idle::Due { waits_for }) => *waits_for,
                     State::Idle(Idle::Backoff { retry_at }) if *retry_at <= now => None,
@@ -590,7 +617,9 @@ impl Engine {
                 let id = instance.id;
                 let Some(service) = self.service(id.service).cloned() else { continue };
                 let dead = service.depends_on.iter().map(|dependency| dependency.service).find(|on| self.is_dead(*on));
-                let missing = service.depends_on.iter().find(|dependency| !self.holds(**dependency)).map(|dependency| dependency.service);
+                // What is to be replaced is as good as down.
+                let missing = |on: &&Dependency| self.is_halting(on.service) || !self.holds(**on);
+                let missing = service.depends_on.iter().find(missing).map(|dependency| dependency.service);
                 let dead_outcome = dead.and_then(|on| self.failure_of(on));
                 let Some(instance) = self.instances.get_mut(index) else { continue };
                 match (dead, missing) {
@@ -677,6 +706,9 @@ impl Engine {
 
     /// The exit code when everything has ended by itself: of the first failure in the file's order, or 0. `None` while something runs, will run, or was stopped by an operator.
     fn nothing_left(&self) -> Option<i32> {
+        if self.is_updating() {
+            return None;
+        }
         let mut code = 0;
         let mut wanted = false;
         for instance in &self.instances {
@@ -690,7 +722,7 @@ impl Engine {
                 State::Idle(Idle::Completed | Idle::Exited | Idle::Blocked { .. }) => {}
                 State::Idle(Idle::Stopped) => {
                     let was_wanted = self.service(instance.id.service).is_some_and(|service| service.autostart);
-                    if was_wanted || instance.runs > 0 {
+                    if was_wanted || instance.has_run() {
                         return None;
                     }
                 }
@@ -720,13 +752,19 @@ impl Engine {
         let busy: Vec<bool> =
             (0..self.services.len()).map(|index| self.instances_of(ServiceId(index)).iter().any(|instance| !instance.is_idle())).collect();
         let below = self.chains_below(&busy);
+        let is_needed = |entry: &Entry| entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
+        // Old definitions and new ones may wait for one another in the middle of an update.
+        let stuck =
+            self.instances.iter().filter(|instance| !instance.is_idle()).all(|instance| {
+                !matches!(instance.state, State::Ending(_)) && self.services.get(instance.id.service.0).is_some_and(is_needed)
+            });
         for instance in &mut self.instances {
             if instance.is_idle() {
                 continue;
             }
             let id = instance.id.service;
             let Some(entry) = self.services.get(id.0) else { continue };
-            let needed = entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
+            let needed = !stuck && is_needed(entry);
             let needs = match &instance.state {
                 State::Ending(ending) => ending.needs_until.since(now),
                 State::Idle(_) | State::Launching { .. } | State::Starting { .. } | State::Running { .. } if needed => continue,
@@ -799,15 +837,16 @@ impl Engine {
     /// Whether every instance has come to rest: ready, completed, down as wanted, or given up.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.instances.iter().all(|instance| match &instance.state {
-            State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Ending(_)
-            | State::Running { not_ready: Some(_), .. } => false,
-            State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. })
-            | State::Running { not_ready: None, .. } => true,
-        })
+        !self.is_updating()
+            && self.instances.iter().all(|instance| match &instance.state {
+                State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
+                | State::Launching { .. }
+                | State::Starting { .. }
+                | State::Ending(_)
+                | State::Running { not_ready: Some(_), .. } => false,
+                State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. })
+                | State::Running { not_ready: None, .. } => true,
+            })
     }
 
     /// What must hold after every step; `Err` says what does not.
@@ -820,7 +859,10 @@ impl Engine {
             return Err(format!("something is due at {:?}, and it says {:?}", self.due(), self.idle_until));
         }
         for index in 0..self.services.len() {
-            let last = self.instances_of(ServiceId(index)).last().ok_or_else(|| format!("service {index} has no instance"))?;
+            if let Some(entry) = self.services.get(index).filter(|entry| (entry.count == 0) != (entry.standing == Standing::Former)) {
+                return Err(format!("service {index} is {:?} and has {} instances", entry.standing, entry.count));
+            }
+            let Some(last) = self.instances_of(ServiceId(index)).last() else { continue };
             if last.desired == Desired::Gone && last.is_idle() {
                 return Err(format!("{:?}: is to be gone, has nothing left and is there", last.id));
             }
@@ -844,7 +886,7 @@ impl Engine {
             if !matches!(self.phase, Phase::Serving) && matches!(instance.state, State::Idle(Idle::Due { .. } | Idle::Backoff { .. })) {
                 return Err(format!("{name}: waits to start while the stack stops"));
             }
-            if matches!(self.phase, Phase::Serving) && instance.desired != Desired::Up {
+            if matches!(self.phase, Phase::Serving) && instance.desired != Desired::Up && !self.is_halting(instance.id.service) {
                 let ok = match &instance.state {
                     State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed) | State::Ending(_) => true,
                     State::Idle(Idle::Due { .. } | Idle::Backoff { .. } | Idle::Blocked { .. })
@@ -885,7 +927,24 @@ pub(super) fn memory_policy(service: &Service) -> ServiceMemory {
     ServiceMemory { victim: if never { Victim::Last } else { service.memory.victim }, ..service.memory }
 }
 
-fn dependencies_first(services: &[Entry]) -> Vec<ServiceId> {
+/// Writes down with each service who depends on it.
+pub(super) fn dependents(services: &mut [Entry]) {
+    let edges: Vec<(ServiceId, ServiceId)> = services
+        .iter()
+        .enumerate()
+        .flat_map(|(index, entry)| entry.service.depends_on.iter().map(move |dependency| (dependency.service, ServiceId(index))))
+        .collect();
+    for entry in services.iter_mut() {
+        entry.dependents.clear();
+    }
+    for (on, dependent) in edges {
+        if let Some(entry) = services.get_mut(on.0) {
+            entry.dependents.push(dependent);
+        }
+    }
+}
+
+pub(super) fn dependencies_first(services: &[Entry]) -> Vec<ServiceId> {
     let mut open: Vec<usize> = services.iter().map(|entry| entry.service.depends_on.len()).collect();
     let mut order: Vec<ServiceId> = open.iter().enumerate().filter(|(_, open)| **open == 0).map(|(index, _)| ServiceId(index)).collect();
     let mut done = 0;

@@ -4,6 +4,7 @@ mod announcements;
 mod guard;
 mod incidents;
 mod operated;
+mod update;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -104,16 +105,22 @@ pub(super) fn words(engine: &Engine, action: &Action) -> String {
         Action::KillTree { run: id } => format!("kill {}", run(id)),
         Action::Probe { run: id, kind, number } => format!("ask {} {kind:?} {number}", run(id)),
         Action::CancelProbes { run: id } => format!("cancel {}", run(id)),
+        Action::Define { service } => format!("define {}", name_of(engine, *service)),
+        Action::Forget { service } => format!("forget {}", name_of(engine, *service)),
         Action::Memory(action) => format!("memory {action:?}"),
         Action::Exit { code } => format!("exit {code}"),
         Action::Notice(notice) => format!(". {}", notice_words(engine, notice)),
     }
 }
 
+fn name_of(engine: &Engine, id: ServiceId) -> String {
+    engine.service(id).map_or("?", |service| service.name.as_str()).to_owned()
+}
+
 fn notice_words(engine: &Engine, notice: &Notice) -> String {
     let run = |run: &RunId| format!("{}#{}", engine.instance_name(run.instance), run.run);
     let one = |id: &InstanceId| engine.instance_name(*id);
-    let name = |id: &ServiceId| engine.service(*id).map_or("?", |service| service.name.as_str()).to_owned();
+    let name = |id: &ServiceId| name_of(engine, *id);
     match notice {
         Notice::Memory(notice) => format!("memory {notice:?}"),
         Notice::Started { run: id, pid } => format!("started {} as {pid}", run(id)),
@@ -141,6 +148,13 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
         Notice::RollTurn { at, left } => format!("turn of {}, {left} left", one(at)),
         Notice::Rolled { service } => format!("rolled {}", name(service)),
         Notice::RollStopped { at, why, left } => format!("roll stopped at {}: {why:?}, {left} left", one(at)),
+        Notice::Updating { added, removed, restarted, amended } => {
+            format!("updating {added} added, {removed} removed, {restarted} restarted, {amended} amended")
+        }
+        Notice::Added { service } => format!("added {}", name(service)),
+        Notice::Removed { service } => format!("removed {}", name(service)),
+        Notice::Redefined { service, restarts } => format!("changed {}, restarts {restarts}", name(service)),
+        Notice::Updated => "updated".to_owned(),
         Notice::Scaled { service, from, to } => format!("scaled {} from {from} to {to}", name(service)),
         Notice::ShuttingDown { within, drain, .. } => format!("shutting down within {within:?}, drain {drain:?}"),
         Notice::StillWaiting { run: id, pid, waited, of } => format!("still waiting for {} ({pid:?}), {waited:?} of {of:?}", run(id)),

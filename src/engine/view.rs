@@ -21,13 +21,13 @@ impl Engine {
         let mut ready = phase == PhaseName::Running;
         let mut started = true;
         let mut services = Vec::with_capacity(self.services.len());
-        for (index, entry) in self.services.iter().enumerate() {
-            let service = &entry.service;
-            let instances = self.instances_of(ServiceId(index));
-            let is_ready = self.staying(ServiceId(index)).all(|one| is_ready(service, one));
+        for id in self.service_ids() {
+            let Some(service) = self.service(id) else { continue };
+            let instances = self.instances_of(id);
+            let is_ready = self.staying(id).all(|one| is_ready(service, one));
             if counts(service, instances) {
                 ready &= is_ready;
-                started &= self.staying(ServiceId(index)).all(|one| one.been_ready);
+                started &= self.staying(id).all(|one| one.been_ready);
             }
             let shown: Vec<InstanceStatus> = instances.iter().map(|one| self.instance_status(now, service, one)).collect();
             let reason = shown.iter().find(|one| !one.ready && !is_ready).map(|one| match &one.why {
@@ -44,8 +44,8 @@ impl Engine {
                 ready: is_ready,
                 reason,
                 groups: service.groups.clone(),
-                instances_in_file: (self.instances_wanted(ServiceId(index)) != service.instances).then_some(service.instances),
-                rolling: self.rolling_status(ServiceId(index)),
+                instances_in_file: (self.instances_wanted(id) != service.instances && !self.is_halting(id)).then_some(service.instances),
+                rolling: self.rolling_status(id),
                 instances: shown,
             });
         }
@@ -81,7 +81,7 @@ impl Engine {
         let mut tally = Tally { ready: 0, of: 0, stopping: !matches!(self.phase, Phase::Serving) };
         for (index, entry) in self.services.iter().enumerate() {
             let instances = self.instances_of(ServiceId(index));
-            if counts(&entry.service, instances) {
+            if self.is_there(ServiceId(index)) && counts(&entry.service, instances) {
                 tally.of = tally.of.saturating_add(1);
                 let ready = self.staying(ServiceId(index)).all(|one| is_ready(&entry.service, one));
                 tally.ready = tally.ready.saturating_add(usize::from(ready));
@@ -147,8 +147,13 @@ impl Engine {
                     Cause::Watchdog => Some("its watchdog ends it".to_owned()),
                     Cause::StartTimeout => Some("it was not ready in time".to_owned()),
                     Cause::Memory => Some("the memory guard chose it".to_owned()),
-                    Cause::Operator if instance.desired == Desired::Gone => Some("its service has fewer instances now".to_owned()),
+                    Cause::Operator | Cause::Update if instance.desired == Desired::Gone => Some(if self.is_halting(instance.id.service) {
+                        "it is no longer in the file".to_owned()
+                    } else {
+                        "its service has fewer instances now".to_owned()
+                    }),
                     Cause::Watch => Some("files it watches have changed".to_owned()),
+                    Cause::Update => Some("its definition has changed".to_owned()),
                     Cause::Operator | Cause::Shutdown => None,
                 },
             ),
@@ -234,7 +239,7 @@ impl Tally {
 
 /// One that was never asked to start is no part of the stack yet.
 fn counts(service: &Service, instances: &[Instance]) -> bool {
-    service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.runs > 0))
+    service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.has_run()))
 }
 
 fn is_ready(service: &Service, instance: &Instance) -> bool {

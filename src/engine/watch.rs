@@ -69,7 +69,8 @@ impl Debounce {
 impl Engine {
     /// Watched files of a service have changed: whoever of it is wanted up begins anew.
     pub(super) fn changed(&mut self, now: Timestamp, id: ServiceId, what: String, out: &mut Vec<Action>) {
-        let Some(service) = self.service(id).cloned() else { return };
+        // Whoever goes, or gets another definition, is on his way already.
+        let Some(service) = self.service(id).cloned().filter(|_| !self.is_halting(id)) else { return };
         let told = out.len();
         let mut anybody = false;
         for instance in self.instances.iter_mut().filter(|instance| instance.id.service == id) {
@@ -108,7 +109,7 @@ impl Instance {
                     true
                 }
                 // The next run is on its way already, or there is none to be.
-                Cause::Memory | Cause::Watch | Cause::Operator | Cause::Shutdown => false,
+                Cause::Memory | Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown => false,
             },
         }
     }

@@ -21,7 +21,7 @@ pub mod reap;
 pub mod signals;
 pub mod spawn;
 pub mod termination_log;
-mod thread;
+pub mod thread;
 pub mod tree;
 mod users;
 pub mod watch;

@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
 ///
 /// # Errors
 /// EAGAIN when there may be no more threads; see `pthread_create(3)`.
-pub(super) fn start(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+pub fn start(name: &str, stack: usize, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
     let mut before = SigSet::empty();
     pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
     let started = Builder::new().name(name.to_owned()).stack_size(stack).spawn(work);

@@ -116,6 +116,25 @@ pub enum What {
         from: u16,
         to: u16,
     },
+    Updating {
+        added: usize,
+        removed: usize,
+        restarted: usize,
+        amended: usize,
+    },
+    Added {
+        service: String,
+    },
+    Removed {
+        service: String,
+    },
+    Changed {
+        service: String,
+        restarted: bool,
+    },
+    Updated,
+    /// Nothing has changed, since the file, or the moment, is wrong; `text` says what is.
+    UpdateRefused,
     ShuttingDown {
         within_ms: u64,
         drain_ms: u64,
@@ -179,6 +198,13 @@ impl Happening {
         }
     }
 
+    /// An update that was not made.
+    #[must_use]
+    pub fn update_refused(text: &str) -> Self {
+        let text = text.to_owned();
+        Self { number: None, at_unix_ms: 0, level: Level::Error, instance: None, run: None, what: What::UpdateRefused, text }
+    }
+
     /// What a reader who is too slow gets in place of so many.
     #[must_use]
     pub fn lost(lost: u64) -> Self {
@@ -234,6 +260,13 @@ fn told(notice: &Notice, names: &dyn Names) -> Option<(Subject, What)> {
         Notice::Rolled { service: of } => (Whole, What::Rolled { service: service(*of) }),
         Notice::RollStopped { at, why: _, left } => (Instance(*at), What::RollStopped { left: *left }),
         Notice::Scaled { service: of, from, to } => (Whole, What::Scaled { service: service(*of), from: *from, to: *to }),
+        Notice::Updating { added, removed, restarted, amended } => {
+            (Whole, What::Updating { added: *added, removed: *removed, restarted: *restarted, amended: *amended })
+        }
+        Notice::Added { service: of } => (Whole, What::Added { service: service(*of) }),
+        Notice::Removed { service: of } => (Whole, What::Removed { service: service(*of) }),
+        Notice::Redefined { service: of, restarts } => (Whole, What::Changed { service: service(*of), restarted: *restarts }),
+        Notice::Updated => (Whole, What::Updated),
         Notice::ShuttingDown { why: _, within, drain } => {
             (Whole, What::ShuttingDown { within_ms: millis(*within), drain_ms: millis(*drain) })
         }

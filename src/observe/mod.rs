@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod notice;
 mod operated;
 mod own;
+mod update;
 
 pub use format::{Format, Level, Look, Stream, no_colour_wanted, parse_utc, utc};
 pub use happening::Happening;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{Level, memory, operated};
+use super::{Level, memory, operated, update};
 use crate::engine::Signal;
 use crate::engine::event::{Bite, Cause, EndCause, InstanceId, Notice, RunId, ShutdownCause};
 use crate::engine::outcome::{LaunchError, Outcome, Stage};
@@ -129,6 +129,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Memory => "memory",
                 Cause::Watch => "watch",
                 Cause::Operator => "as asked",
+                Cause::Update => "update",
                 Cause::Shutdown => "shutdown",
             };
             match (*failures, cause) {
@@ -164,6 +165,7 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::Memory => " (memory)",
                 Cause::Watch => " (watch)",
                 Cause::Operator => " (as asked)",
+                Cause::Update => " (update)",
                 Cause::Shutdown => "",
             };
             write!(text, "stopping {} with {signal}{cause}, SIGKILL after {}", of(*run), duration(*grace))?;
@@ -185,6 +187,11 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
         Notice::Rolled { service } => operated::rolled(text, *service, names)?,
         Notice::RollStopped { at, why, left } => operated::roll_stopped(text, *at, *why, *left, names)?,
         Notice::Scaled { service, from, to } => operated::scaled(text, *service, *from, *to, names)?,
+        Notice::Updating { added, removed, restarted, amended } => update::updating(text, *added, *removed, *restarted, *amended)?,
+        Notice::Added { service } => update::added(text, *service, names)?,
+        Notice::Removed { service } => update::removed(text, *service, names)?,
+        Notice::Redefined { service, restarts } => update::changed(text, *service, *restarts, names)?,
+        Notice::Updated => update::updated(text)?,
         Notice::ShuttingDown { why, within, drain } => {
             write!(text, "stopping everything within {}", duration(*within))?;
             if !drain.is_zero() {

@@ -54,6 +54,7 @@ pub fn roll_stop(why: RollStop, name: impl Fn(u16) -> String) -> String {
         RollStop::StoppedByOperator => "it was stopped meanwhile".to_owned(),
         RollStop::OtherNotReady(number) => format!("{} is not ready, so it must stay", name(number)),
         RollStop::NoOther => "no other instance is up, so it must stay".to_owned(),
+        RollStop::Updated => "its service is updated meanwhile".to_owned(),
     }
 }
 

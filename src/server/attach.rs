@@ -240,7 +240,9 @@ pub(super) fn answer(
             (response, Some(attachment))
         }
         Err(reply @ Reply::UnknownName { .. }) => refused(StatusCode::NOT_FOUND, &reply),
-        Err(reply @ (Reply::Failed { .. } | Reply::Refused { .. } | Reply::Done { .. })) => refused(StatusCode::CONFLICT, &reply),
+        Err(reply @ (Reply::Failed { .. } | Reply::Refused { .. } | Reply::Done { .. } | Reply::Update { .. } | Reply::BadFile { .. })) => {
+            refused(StatusCode::CONFLICT, &reply)
+        }
     }
 }
 

@@ -193,7 +193,9 @@ async fn command(path: Path, query: &Query, peer: Peer, backend: &dyn Backend) -
     };
     let code = match &outcome {
         Reply::Done { instances } if instances.iter().all(|answer| answer.verdict.is_good()) => StatusCode::OK,
-        Reply::Done { .. } | Reply::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Reply::Update { instances, .. } if instances.iter().all(|answer| answer.verdict.is_good()) => StatusCode::OK,
+        Reply::Done { .. } | Reply::Update { .. } | Reply::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Reply::BadFile { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Reply::UnknownName { .. } => StatusCode::NOT_FOUND,
         Reply::Refused { .. } => StatusCode::CONFLICT,
     };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::attach::Attachment;
+use super::update::{Diff, Update};
 use crate::engine::status::Status;
 use crate::engine::{Incidents, Verb};
 
@@ -115,6 +116,8 @@ pub enum Request {
     Wish(Wish),
     /// Other numbers of instances.
     Scale(Scale),
+    /// Read the file again, and be as it says.
+    Update(Update),
     /// Stop everything, in order, and leave.
     Shutdown,
 }
@@ -158,6 +161,19 @@ pub enum Reply {
     Done {
         /// In the order of the file.
         instances: Vec<Answer>,
+    },
+    /// The file was read again.
+    Update {
+        /// What is different in it.
+        #[serde(flatten)]
+        diff: Box<Diff>,
+        /// What came of those that it moves; none where it was only looked at.
+        instances: Vec<Answer>,
+    },
+    /// Nothing was done, since the file is wrong.
+    BadFile {
+        /// Every complaint about it, each of several lines.
+        problems: Vec<String>,
     },
     /// Nothing was done, since one of the names is nobody's.
     UnknownName {

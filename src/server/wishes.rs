@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::router::Query;
+use super::update::Update;
 use super::verbs::{Patience, Request, Scale, Wish};
 use crate::engine::spec::MOST_INSTANCES;
 use crate::engine::{Reach, Signal, Verb};
@@ -16,6 +17,7 @@ pub(super) enum Path {
     Reload,
     Signal,
     Scale,
+    Update,
     Shutdown,
 }
 
@@ -28,6 +30,7 @@ impl Path {
             "reload" => Self::Reload,
             "signal" => Self::Signal,
             "scale" => Self::Scale,
+            "update" => Self::Update,
             "shutdown" => Self::Shutdown,
             _ => return None,
         })
@@ -49,6 +52,10 @@ pub(super) fn request(path: Path, query: &Query) -> Result<Request, String> {
             Verb::Signal { signal, to: if query.has("tree") { Reach::Tree } else { Reach::Main } }
         }
         Path::Scale => return scale(query),
+        Path::Update => {
+            let (dry_run, values, colour) = (query.has("dry-run"), query.has("values"), query.has("colour"));
+            return Ok(Request::Update(Update { dry_run, values, colour, patience: patience(query)? }));
+        }
         Path::Shutdown => return Ok(Request::Shutdown),
     };
     let names = query.all("name");
@@ -113,6 +120,9 @@ mod tests {
         let scale = Request::Scale(Scale { services, patience: Patience::Own });
         assert_eq!(asked("scale", "name=web%3D3&name=worker=1"), Ok(scale));
         assert_eq!(asked("shutdown", "name=web"), Ok(Request::Shutdown));
+        let update = |dry_run, values, colour, patience| Ok(Request::Update(Update { dry_run, values, colour, patience }));
+        assert_eq!(asked("update", ""), update(false, false, false, Patience::Own));
+        assert_eq!(asked("update", "dry-run&values&colour&wait=no"), update(true, true, true, Patience::None));
         assert_eq!(Path::parse("strat"), None);
     }
 

@@ -11,7 +11,7 @@ use super::output::Output;
 use super::{NOTIFY, NOTIFY_FD, OUTER, Supervisor, token};
 use crate::config::log_pattern;
 use crate::engine::spec::{Readiness, Service};
-use crate::engine::{Announcement, Event, LaunchError, RunId};
+use crate::engine::{Announcement, Event, LaunchError, RunId, ServiceId};
 use crate::linux::notify::{Datagram, Line, NotifySocket, Outer, Received, read_line};
 use crate::linux::poll::{Interest, Poller};
 use crate::linux::spawn::Environment;
@@ -52,13 +52,7 @@ impl Announcements {
     pub(super) fn new(services: &[Arc<Service>], poller: &Poller, output: &mut Output) -> Self {
         let mut patterns = BTreeMap::new();
         for (index, service) in services.iter().enumerate() {
-            if let Readiness::Log(text) = &service.ready {
-                match log_pattern(text) {
-                    Ok(pattern) => drop(patterns.insert(index, pattern)),
-                    // The file was refused for it, had it been read from one.
-                    Err(why) => output.say(Level::Error, &format!("{} can never be ready: its `log` cannot be used: {why}", service.name)),
-                }
-            }
+            patterns.extend(pattern_of(service, output).map(|pattern| (index, pattern)));
         }
         let socket = if services.iter().any(|service| service.ready.is_notify()) { listen(poller, output) } else { None };
         let above = std::env::var_os(NOTIFY_SOCKET).and_then(|address| reach(&address, output));
@@ -71,6 +65,20 @@ impl Announcements {
             told_of_refused: false,
             above,
         }
+    }
+
+    /// A service has come, or has another definition.
+    pub(super) fn define(&mut self, id: ServiceId, service: &Service, poller: &Poller, output: &mut Output) {
+        self.forget(id);
+        self.patterns.extend(pattern_of(service, output).map(|pattern| (id.0, pattern)));
+        if service.ready.is_notify() && self.socket.is_none() {
+            self.socket = listen(poller, output);
+        }
+    }
+
+    /// A service has gone.
+    pub(super) fn forget(&mut self, id: ServiceId) {
+        self.patterns.remove(&id.0);
     }
 
     /// Completes the environment of a service's main process.
@@ -105,6 +113,18 @@ impl Announcements {
     pub(super) fn over(&mut self, run: RunId) {
         self.listening.remove(&run);
         self.complained.remove(&run);
+    }
+}
+
+fn pattern_of(service: &Service, output: &mut Output) -> Option<Regex> {
+    let Readiness::Log(text) = &service.ready else { return None };
+    match log_pattern(text) {
+        Ok(pattern) => Some(pattern),
+        Err(why) => {
+            // The file was refused for it, had it been read from one.
+            output.say(Level::Error, &format!("{} can never be ready: its `log` cannot be used: {why}", service.name));
+            None
+        }
     }
 }
 

@@ -28,6 +28,16 @@ impl Environments {
         Self { inherited: inherited(), present: Environment::default(), siblings, marker: Vec::new() }
     }
 
+    /// How services find one another from now on.
+    pub(super) fn set_siblings(&mut self, siblings: Vec<(OsString, OsString)>) {
+        self.siblings = siblings;
+    }
+
+    /// How services that are started now find one another.
+    pub(super) fn siblings(&self) -> &[(OsString, OsString)] {
+        &self.siblings
+    }
+
     /// The one that was prepared last.
     pub(super) const fn prepared(&self) -> &Environment {
         &self.present

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::log_ring::{Entry, Line, Place, Ring};
-use crate::config::LogBuffers;
+use crate::config::LogBuffer;
 use crate::engine::{InstanceId, ServiceId};
 use crate::observe::Stream;
 use crate::server::{Feed, Fill};
@@ -46,8 +46,8 @@ pub(super) struct LogBook {
 /// How many bytes lines may take.
 #[derive(Debug)]
 enum Room {
-    /// Those of each instance of a service.
-    OfEach(LogBuffers),
+    /// Those of each instance, by service. One that is not there has the least there is.
+    OfEach(BTreeMap<ServiceId, LogBuffer>),
     /// All share one ring: few lines, of which none matters more for being about somebody quiet.
     OfAll(usize),
 }
@@ -56,7 +56,10 @@ impl Room {
     /// The ring that the owner's lines go to.
     fn ring(&self, owner: InstanceId) -> Ring {
         match self {
-            Self::OfEach(buffers) => Ring::new(buffers.of(owner.service).bytes(), Some(owner)),
+            Self::OfEach(buffers) => {
+                let most = buffers.get(&owner.service).copied().unwrap_or_default();
+                Ring::new(most.bytes(), Some(owner))
+            }
             Self::OfAll(most) => Ring::new(*most, None),
         }
     }
@@ -112,9 +115,16 @@ pub(super) struct Wanted {
 }
 
 impl LogBook {
-    /// So many bytes of each instance.
-    pub(super) const fn of_each(buffers: LogBuffers) -> Self {
-        Self::new(Room::OfEach(buffers))
+    /// So many bytes of each instance of a service, as far as [`LogBook::define`] tells of it.
+    pub(super) const fn of_each() -> Self {
+        Self::new(Room::OfEach(BTreeMap::new()))
+    }
+
+    /// What is kept of each instance of a service. Of those that have said something already as much is kept as before.
+    pub(super) fn define(&mut self, service: ServiceId, buffer: LogBuffer) {
+        if let Room::OfEach(buffers) = &mut self.room {
+            buffers.insert(service, buffer);
+        }
     }
 
     /// So many bytes of all of them together.
@@ -175,6 +185,11 @@ impl LogBook {
         if let Some(kept) = self.kept.get_mut(&id) {
             kept.run_after = self.last;
         }
+    }
+
+    /// A service has gone, and what it said.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        self.kept.retain(|id, _| id.service != service);
     }
 
     /// What its present run said last, oldest first: whole lines as far as they are kept.
@@ -285,7 +300,11 @@ impl<L: Look> Reader<L> {
         let mut lost = 0_u64;
         let mut due = BinaryHeap::with_capacity(self.sources.len());
         for (index, source) in self.sources.iter_mut().enumerate() {
-            let Some(ring) = book.kept.get(&source.id).map(|kept| &kept.ring) else { continue };
+            let Some(ring) = book.kept.get(&source.id).map(|kept| &kept.ring) else {
+                // Its service has gone.
+                source.at = source.end;
+                continue;
+            };
             let first = ring.first();
             if source.at < first {
                 // Lines that came after this reader did are not of the backlog: it gets them from the tail.
@@ -430,8 +449,12 @@ mod tests {
         }
     }
 
-    fn each(bytes: u64) -> LogBuffers {
-        LogBuffers { each: LogBuffer::new(bytes).unwrap(), own: BTreeMap::new() }
+    fn each(bytes: u64) -> LogBook {
+        let mut book = LogBook::of_each();
+        for id in [WEB, STORE] {
+            book.define(id.service, LogBuffer::new(bytes).unwrap());
+        }
+        book
     }
 
     fn add(book: &Shared, id: InstanceId, text: &str) {
@@ -466,8 +489,8 @@ mod tests {
 
     #[test]
     fn each_instance_has_the_room_of_its_service() {
-        let own = [(STORE.service, LogBuffer::new(64 << 10).unwrap())].into();
-        let mut book = LogBook::of_each(LogBuffers { own, ..each(4 << 10) });
+        let mut book = each(4 << 10);
+        book.define(STORE.service, LogBuffer::new(64 << 10).unwrap());
         let second = InstanceId { number: 2, ..WEB };
         for number in 0..2000 {
             for id in [WEB, second, STORE] {
@@ -481,7 +504,7 @@ mod tests {
 
     #[test]
     fn lines_are_merged_in_the_order_in_which_they_came() {
-        let book = shared(LogBook::of_each(each(16 << 10)));
+        let book = shared(each(16 << 10));
         for number in 0..200 {
             add(&book, if number % 3 == 0 { STORE } else { WEB }, &number.to_string());
         }
@@ -499,7 +522,7 @@ mod tests {
 
     #[test]
     fn the_pieces_of_a_long_line_are_one_line() {
-        let book = shared(LogBook::of_each(each(16 << 10)));
+        let book = shared(each(16 << 10));
         add(&book, WEB, "before");
         add(&book, WEB, "long");
         book.borrow_mut().add(WEB, 3, Stream::Out, b"er", true);
@@ -508,7 +531,7 @@ mod tests {
 
     #[test]
     fn who_follows_gets_what_was_and_then_what_comes() {
-        let book = shared(LogBook::of_each(each(16 << 10)));
+        let book = shared(each(16 << 10));
         add(&book, WEB, "was");
         let mut follower = reader(&book, Whom::All, None, None, true);
         add(&book, STORE, "came meanwhile");
@@ -527,7 +550,7 @@ mod tests {
 
     #[test]
     fn who_is_too_slow_is_told_how_many_of_its_lines_are_missing() {
-        let book = shared(LogBook::of_each(each(4 << 10)));
+        let book = shared(each(4 << 10));
         let mut slow = reader(&book, Whom::Some(vec![WEB]), None, None, true);
         let mut fast = reader(&book, Whom::All, None, None, true);
         let text = "x".repeat(100);
@@ -551,7 +574,7 @@ mod tests {
 
     #[test]
     fn lines_that_make_room_while_the_old_ones_are_read_are_counted_once() {
-        let book = shared(LogBook::of_each(each(4 << 10)));
+        let book = shared(each(4 << 10));
         for number in 0..30 {
             add(&book, WEB, &format!("{number:0100}"));
         }
@@ -571,7 +594,7 @@ mod tests {
 
     #[test]
     fn nobody_who_follows_costs_nothing() {
-        let book = shared(LogBook::of_each(each(4 << 10)));
+        let book = shared(each(4 << 10));
         let follower = reader(&book, Whom::All, None, None, true);
         add(&book, WEB, "one");
         assert!(book.borrow().tail.end() > book.borrow().tail.first());
@@ -594,7 +617,7 @@ mod tests {
 
     #[test]
     fn last_words_are_those_of_the_present_run() {
-        let book = shared(LogBook::of_each(each(16 << 10)));
+        let book = shared(each(16 << 10));
         let words = |id| book.borrow().last_words(id);
         assert_eq!(words(WEB), b"");
         add(&book, WEB, "one");

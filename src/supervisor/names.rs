@@ -26,8 +26,8 @@ pub(super) fn resolve(engine: &Engine, names: &[String]) -> Result<Vec<InstanceI
 ///
 /// The reply for a name that is no service's.
 pub(super) fn service(engine: &Engine, name: &str) -> Result<ServiceId, Reply> {
-    match engine.names().position(|known| known == name) {
-        Some(index) => Ok(ServiceId(index)),
+    match engine.service_ids().find(|id| engine.service(*id).is_some_and(|service| service.name == name)) {
+        Some(id) => Ok(id),
         None => Err(unknown_name(engine, name, std::iter::empty())),
     }
 }
@@ -42,7 +42,7 @@ fn is_called(engine: &Engine, id: ServiceId, name: &str) -> bool {
 }
 
 fn unknown_name<'a>(engine: &'a Engine, name: &str, instances: impl Iterator<Item = &'a str>) -> Reply {
-    let services = (0..engine.names().count()).filter_map(|index| engine.service(ServiceId(index)));
+    let services = engine.service_ids().filter_map(|id| engine.service(id));
     let groups = services.flat_map(|service| service.groups.iter().map(String::as_str));
     let mut nearest: Option<(usize, &str)> = None;
     for candidate in engine.names().chain(groups).chain(instances) {

@@ -45,7 +45,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64, log_buffers: LogBuffers, look: Look) -> std::io::Result<Self> {
+    pub(super) fn new(engine: &Engine, poller: Arc<Poller>, token: u64, log_buffers: &LogBuffers, look: Look) -> std::io::Result<Self> {
         let stdout = std::io::stdout();
         let no_colour = no_colour_wanted(std::env::var_os("NO_COLOR").as_deref(), std::env::var_os("TERM").as_deref());
         let mut format = Format::detect(stdout.is_terminal(), no_colour).look(look);
@@ -72,12 +72,16 @@ impl Output {
                 sink.push(line, Origin::Own);
             }
         }));
+        let books = Books::new();
+        for (index, name) in services.iter().enumerate() {
+            books.lines.borrow_mut().define(ServiceId(index), log_buffers.of(name));
+        }
         Ok(Self {
             sink,
             format,
             development: look.development,
             names: NameTable { services, instances },
-            books: Books::new(log_buffers),
+            books,
             counts,
             line: Vec::new(),
             text: String::new(),
@@ -95,6 +99,27 @@ impl Output {
             counts.resize_with(known, Default::default);
         }
         self.format.fit_names(self.names.instances.iter().flatten().map(String::as_str));
+    }
+
+    /// A service has come, or has another definition, and has so many instances at present.
+    pub(super) fn define(&mut self, service: ServiceId, name: &str, instances: u16, log_buffers: &LogBuffers) {
+        // The engine numbers them without a gap.
+        self.books.lines.borrow_mut().define(service, log_buffers.of(name));
+        if service.0 >= self.names.services.len() {
+            self.names.services.push(name.to_owned());
+            self.names.instances.push(Vec::new());
+            self.counts.push(Vec::new());
+        }
+        self.fit(service, instances);
+    }
+
+    /// A service has gone. Its name stays: no other has its number.
+    pub(super) fn forget(&mut self, service: ServiceId) {
+        if let (Some(numbered), Some(counts)) = (self.names.instances.get_mut(service.0), self.counts.get_mut(service.0)) {
+            numbered.clear();
+            counts.clear();
+        }
+        self.books.lines.borrow_mut().forget(service);
     }
 
     /// `web.1`.

@@ -72,6 +72,11 @@ impl Probes {
         }
     }
 
+    /// Names of hosts, as they are now.
+    pub(super) fn set_hosts(&mut self, hosts: Hosts) {
+        self.hosts = hosts;
+    }
+
     /// The number of the next exec probe, for its environment; no other one has it.
     pub(super) const fn next_mark(&mut self) -> u64 {
         self.mark = self.mark.saturating_add(1);

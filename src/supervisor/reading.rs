@@ -12,7 +12,6 @@ use super::log_ring::Entry;
 use super::names::resolve;
 use super::verbs::Counter;
 use super::{Message, Supervisor};
-use crate::config::LogBuffers;
 use crate::engine::{Engine, InstanceId, Notice, RunId};
 use crate::observe::{Format, Happening, Level, Names, Stream};
 use crate::server::{Feed, Reading, Reply, Variable, Variables};
@@ -33,10 +32,10 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// So much is kept of each instance's lines.
-    pub(super) fn new(log_buffers: LogBuffers) -> Self {
+    /// Empty, and without a service yet.
+    pub(super) fn new() -> Self {
         let shared = |book| Rc::new(RefCell::new(book));
-        Self { lines: shared(LogBook::of_each(log_buffers)), events: shared(LogBook::of_all(EVENTS)) }
+        Self { lines: shared(LogBook::of_each()), events: shared(LogBook::of_all(EVENTS)) }
     }
 
     /// A line, or a piece of one that `continues` the last.
@@ -51,7 +50,7 @@ impl Books {
         }
     }
 
-    fn happened(&self, id: Option<InstanceId>, happening: Happening) {
+    pub(super) fn happened(&self, id: Option<InstanceId>, happening: Happening) {
         let mut events = self.events.borrow_mut();
         let at_unix_ms = unix_ms(SystemTime::now());
         let happening = Happening { number: Some(events.next_number()), at_unix_ms, ..happening };

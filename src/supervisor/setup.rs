@@ -20,9 +20,10 @@ use super::output::Output;
 use super::probes::Probes;
 use super::siblings;
 use super::terminals::Terminals;
+use super::update::Updates;
 use super::verbs::{Counter, Desk};
 use super::{LastWords, Options, SINK, STREAM, Supervisor, argv_of, token};
-use crate::config::{Http, Loaded, TerminationLog as Setting};
+use crate::config::{Again, Http, Loaded, TerminationLog as Setting};
 use crate::engine::spec::Probe;
 use crate::engine::{Engine, ServiceId, Spec, Timestamp};
 use crate::linux::output::Streams;
@@ -51,10 +52,10 @@ pub(super) fn cannot_run(what: &str, error: &std::io::Error) -> u8 {
     CANNOT_RUN
 }
 
-pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reaper: Reaper) -> u8 {
+pub(super) async fn run(loaded: Loaded, again: Again, options: Options, signals: Signals, reaper: Reaper) -> u8 {
     let origin = Instant::now();
     let started_unix_ms = unix_ms();
-    let Loaded { spec, settings, warnings, path, mode, remarks, .. } = loaded;
+    let Loaded { spec, settings, warnings, path, mode, remarks, base_port, .. } = loaded;
     let hosts = if needs_hosts(&spec) { Hosts::read() } else { Hosts::default() };
     let (services_count, instances) =
         (spec.services.len(), spec.services.iter().map(|service| usize::from(service.instances)).sum::<usize>());
@@ -70,7 +71,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         Err(error) => return cannot_run("create the event poll", &error),
     };
     let look = Look { development: mode.development, no_timestamp: options.no_timestamp };
-    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0), settings.log_buffers, look) {
+    let mut output = match Output::new(&engine.borrow(), Arc::clone(&poller), token(SINK, 0), &settings.log_buffers, look) {
         Ok(output) => output,
         Err(error) => return cannot_run("write to standard output", &error),
     };
@@ -163,6 +164,7 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
     }
 
     let own_oom_score_adj = own_oom_score_adj();
+    let updates = Updates::new(again, settings, memory.clone(), base_port, sender.clone());
     let memory = Memory::new(&memory, &sender, &mut output);
     let announcements = Announcements::new(&services, &poller, &mut output);
     let mut supervisor = Supervisor {
@@ -188,9 +190,11 @@ pub(super) async fn run(loaded: Loaded, options: Options, signals: Signals, reap
         poller,
         output,
         desk: Desk::default(),
+        updates,
         memory,
         gauges: Gauges::default(),
         watcher: None,
+        watched: Vec::new(),
         interrupted: false,
         last_incident: 0,
         termination_log,
@@ -260,7 +264,7 @@ const fn plural(count: usize) -> &'static str {
 }
 
 /// Whether any probe names a host that is not an address.
-fn needs_hosts(spec: &Spec) -> bool {
+pub(super) fn needs_hosts(spec: &Spec) -> bool {
     let named = |probe: &Probe| probe.check.host().is_some_and(|host| host.parse::<IpAddr>().is_err());
     spec.services.iter().any(|service| service.ready.probe().into_iter().chain(&service.live).any(named))
 }

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use super::output::LogHealth;
 use super::reading::Books;
 use super::terminals::{Refusal, Terminals};
-use super::{Message, names};
+use super::update::Asker;
+use super::{Message, Supervisor, names};
 use crate::engine::event::earlier;
 use crate::engine::spec::{Kind, Service};
 use crate::engine::status::{InstanceStatus, Phase, StateName, Status};
@@ -20,7 +21,7 @@ use crate::linux::tree::Sent;
 use crate::observe::metrics::{self, Exposition};
 use crate::observe::roll_stop;
 use crate::server::attach::Attachment;
-use crate::server::{Answer, Backend, Feed, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variables, Verdict, Wish};
+use crate::server::{Answer, Backend, Diff, Feed, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variables, Verdict, Wish};
 
 /// Beyond the service's own `stop_timeout` and `start_timeout`.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -130,6 +131,8 @@ pub(super) struct Desk {
 struct Open {
     entries: Vec<Entry>,
     until: Timestamp,
+    /// What an update has changed.
+    diff: Option<Box<Diff>>,
     reply: Option<oneshot::Sender<Reply>>,
 }
 
@@ -139,6 +142,48 @@ struct Entry {
     aim: Aim,
     run_before: u32,
     verdict: Option<Verdict>,
+}
+
+/// An instance that an update moves.
+pub(super) struct Watched {
+    pub(super) id: InstanceId,
+    pub(super) name: String,
+    aim: Aim,
+    run_before: u32,
+    verdict: Option<Verdict>,
+    longest: Duration,
+}
+
+impl Watched {
+    const fn new(service: ServiceId, number: u16, aim: Aim, longest: Duration) -> Self {
+        Self { id: InstanceId { service, number }, name: String::new(), aim, run_before: 0, verdict: None, longest }
+    }
+
+    /// Nothing of it is to be left; `longest`: how long that may take.
+    pub(super) const fn leaves(service: ServiceId, number: u16, longest: Duration) -> Self {
+        Self::new(service, number, Aim::Gone, longest)
+    }
+
+    /// It is new.
+    pub(super) const fn comes(service: ServiceId, number: u16, longest: Duration) -> Self {
+        Self::new(service, number, Aim::Up, longest)
+    }
+
+    /// It is to have a new run.
+    pub(super) const fn comes_back(service: ServiceId, number: u16, longest: Duration) -> Self {
+        Self::new(service, number, Aim::NewRun, longest)
+    }
+
+    /// Notes how it is before the update.
+    pub(super) fn look(&mut self, engine: &Engine, now: Timestamp) {
+        let first = InstanceId { number: 1, ..self.id };
+        let is_down = |id| engine.instance_status_of(now, id).is_some_and(|status| status.state == StateName::Stopped);
+        self.run_before = engine.instance_status_of(now, self.id).map_or(0, |status| status.run);
+        // Who was stopped by hand stays so; one that is added is wanted as the first is.
+        if self.aim != Aim::Gone && is_down(if engine.current_run(self.id).is_some() { self.id } else { first }) {
+            self.verdict = Some(Verdict::AlreadyStopped);
+        }
+    }
 }
 
 /// What an instance is to come to.
@@ -155,23 +200,34 @@ enum Aim {
     Gone,
 }
 
+impl Supervisor {
+    /// Takes an operator's wish.
+    pub(super) fn asked(&mut self, asked: Asked) {
+        let Asked { request, reply } = asked;
+        let now = self.now();
+        let engine = Rc::clone(&self.engine);
+        let taken = match request {
+            Request::Wish(wish) => wished(&wish, &engine.borrow(), now),
+            Request::Scale(scale) => scaled(&scale, &engine.borrow(), now),
+            Request::Update(wish) => return self.reread(Asker::Client { wish, reply }),
+            Request::Shutdown => {
+                // Who asked may be gone by now; the wish stands.
+                let _ = reply.send(Reply::Done { instances: Vec::new() });
+                return self.events.push_back(Event::Shutdown(ShutdownCause::Command));
+            }
+        };
+        let events = self.desk.take(taken, reply, &engine.borrow(), now);
+        self.events.extend(events);
+    }
+}
+
 impl Desk {
     pub(super) fn next_deadline(&self) -> Option<Timestamp> {
         self.open.iter().map(|open| Some(open.until)).fold(None, earlier)
     }
 
     /// Takes a wish; the events it means to the engine.
-    pub(super) fn take(&mut self, asked: Asked, engine: &Engine, now: Timestamp) -> Vec<Event> {
-        let Asked { request, reply } = asked;
-        let taken = match request {
-            Request::Wish(wish) => wished(&wish, engine, now),
-            Request::Scale(scale) => scaled(&scale, engine, now),
-            Request::Shutdown => {
-                // Who asked may be gone by now; the wish stands.
-                let _ = reply.send(Reply::Done { instances: Vec::new() });
-                return vec![Event::Shutdown(ShutdownCause::Command)];
-            }
-        };
+    fn take(&mut self, taken: Result<Taken, Reply>, reply: oneshot::Sender<Reply>, engine: &Engine, now: Timestamp) -> Vec<Event> {
         let stopping = || Reply::Refused { why: "firstmate is stopping; wait for it to be gone, then start it again".to_owned() };
         match taken {
             Ok(_) if engine.status(now, "", 0).phase != Phase::Running => {
@@ -179,7 +235,7 @@ impl Desk {
                 Vec::new()
             }
             Ok((entries, until, events)) => {
-                self.open.push(Open { entries, until, reply: Some(reply) });
+                self.open.push(Open { entries, until, diff: None, reply: Some(reply) });
                 events
             }
             Err(no) => {
@@ -187,6 +243,22 @@ impl Desk {
                 Vec::new()
             }
         }
+    }
+
+    /// Waits for what an update moves; it has been handed to the engine.
+    pub(super) fn open_update(
+        &mut self,
+        watched: Vec<Watched>,
+        diff: Diff,
+        patience: Patience,
+        reply: oneshot::Sender<Reply>,
+        now: Timestamp,
+    ) {
+        let own = watched.iter().fold(PATIENCE, |sum, one| sum.saturating_add(one.longest));
+        let entry = |Watched { id, name, aim, run_before, verdict, longest: _ }| Entry { id, name, aim, run_before, verdict };
+        let mut entries: Vec<Entry> = watched.into_iter().map(entry).collect();
+        let until = until(&mut entries, patience, own, now);
+        self.open.push(Open { entries, until, diff: Some(Box::new(diff)), reply: Some(reply) });
     }
 
     /// What became of an operator's signal.
@@ -223,7 +295,10 @@ impl Desk {
                     .iter_mut()
                     .filter_map(|entry| Some(Answer { instance: std::mem::take(&mut entry.name), verdict: entry.verdict.take()? }))
                     .collect();
-                let _ = reply.send(Reply::Done { instances });
+                let _ = reply.send(match open.diff.take() {
+                    Some(diff) => Reply::Update { diff, instances },
+                    None => Reply::Done { instances },
+                });
             }
         }
         self.open.retain(|open| open.reply.as_ref().is_some_and(|reply| !reply.is_closed()));
@@ -386,6 +461,9 @@ fn cannot_reload(service: &Service) -> String {
 /// Why a service cannot have so many instances.
 fn cannot_scale(engine: &Engine, id: ServiceId, service: &Service, to: u16) -> Option<String> {
     let name = &service.name;
+    if engine.is_pending(id) {
+        return Some(format!("{name} is being updated; scale it once that is done"));
+    }
     if service.kind == Kind::Oneshot {
         return Some(format!("{name} is a oneshot, which runs as often as the file says"));
     }
@@ -397,7 +475,7 @@ fn cannot_scale(engine: &Engine, id: ServiceId, service: &Service, to: u16) -> O
     if to <= engine.instances_wanted(id) {
         return None;
     }
-    (0..engine.names().count()).map(ServiceId).filter(|other| *other != id).find_map(|other| {
+    engine.service_ids().filter(|other| *other != id).find_map(|other| {
         let first = engine.service(other)?.launch.port?;
         let end = first.saturating_add(engine.instances_wanted(other).saturating_sub(1));
         let taken = port.max(first);

@@ -3,8 +3,8 @@
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Message, Supervisor};
+use crate::engine::Event;
 use crate::engine::spec::{Watch, WatchPath};
-use crate::engine::{Event, ServiceId};
 use crate::linux::watch::{Told, Watcher};
 use crate::observe::Level;
 use crate::observe::notice::duration;
@@ -12,13 +12,16 @@ use crate::observe::notice::duration;
 impl Supervisor {
     /// Watches what the services say, if any says something. In place of what was watched before.
     pub(super) fn begin_watch(&mut self, messages: &UnboundedSender<Message>) {
+        let services: Vec<_> = {
+            let engine = self.engine.borrow();
+            let watching = engine.service_ids().filter_map(|id| engine.service(id)).filter(|service| !service.watch.paths.is_empty());
+            watching.map(|service| (service.name.clone(), service.watch.clone())).collect()
+        };
+        if services == self.watched {
+            return;
+        }
         self.watcher = None;
-        let services: Vec<_> = self
-            .services
-            .iter()
-            .filter(|service| !service.watch.paths.is_empty())
-            .map(|service| (service.name.clone(), service.watch.clone()))
-            .collect();
+        self.watched.clone_from(&services);
         if services.is_empty() {
             return;
         }
@@ -42,8 +45,9 @@ impl Supervisor {
     pub(super) fn take_told(&mut self, told: Told) {
         match told {
             Told::Changed { service, what } => {
-                let found = self.services.iter().position(|known| known.name == service);
-                self.events.extend(found.map(|index| Event::Changed { service: ServiceId(index), what }));
+                let engine = self.engine.borrow();
+                let found = engine.service_ids().find(|id| engine.service(*id).is_some_and(|known| known.name == service));
+                self.events.extend(found.map(|service| Event::Changed { service, what }));
             }
             Told::Trouble(text) => self.output.say(Level::Warn, &text),
         }

@@ -28,5 +28,6 @@ mod single;
 mod stop;
 mod terminals;
 mod tree;
+mod update;
 mod verbs;
 mod watch;

@@ -25,7 +25,7 @@ fn signals_without_a_meaning_change_nothing(place: Place) {
         container.signal(signal);
     }
     container.signal("HUP");
-    container.told("SIGHUP was received");
+    container.told("the file was read again: no service has changed");
     container.until_ready("web.1");
     assert_eq!((container.instance("web.1").run, container.try_end()), (1, None));
     assert_eq!(container.stop(), 0);

@@ -758,7 +758,12 @@ impl<'a> World<'a> {
             }
             Action::Memory(action) => self.judge.memory_action(self.now, action),
             Action::Send { run, signal, .. } => Err(format!("{signal} is sent to {run:?}, and no operator is there")),
-            Action::Spawn { .. } | Action::Probe { .. } | Action::CancelProbes { .. } | Action::Exit { .. } => Ok(()),
+            Action::Spawn { .. }
+            | Action::Probe { .. }
+            | Action::CancelProbes { .. }
+            | Action::Define { .. }
+            | Action::Forget { .. }
+            | Action::Exit { .. } => Ok(()),
         }
     }
 
@@ -812,7 +817,12 @@ impl<'a> World<'a> {
                 self.plan(wait, Happening::Perish(*run));
             }
             Action::Memory(action) => self.perform_memory(action, queue),
-            Action::Probe { .. } | Action::CancelProbes { .. } | Action::Send { .. } | Action::Notice(_) => {}
+            Action::Probe { .. }
+            | Action::CancelProbes { .. }
+            | Action::Send { .. }
+            | Action::Define { .. }
+            | Action::Forget { .. }
+            | Action::Notice(_) => {}
             Action::Exit { .. } => self.lost = true,
         }
     }

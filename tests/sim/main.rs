@@ -17,6 +17,7 @@ mod large;
 mod oracle;
 mod rng;
 mod stacks;
+mod updates;
 mod world;
 
 use std::time::Instant;

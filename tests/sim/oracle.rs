@@ -323,7 +323,7 @@ impl Oracle {
             self.begin_stopping(now);
         }
         match event {
-            Event::Memory(_) => {}
+            Event::Memory(_) | Event::Update(_) => {}
             Event::Announced { run, what } => self.said(now, *run, what),
             Event::Executed { run } => {
                 if let Some(run) = self.present(*run)
@@ -739,6 +739,8 @@ impl Oracle {
     pub fn acted(&mut self, now: Timestamp, action: &Action) -> Result<(), String> {
         match action {
             Action::Memory(_) => Ok(()),
+            // Histories with updates have an oracle of their own.
+            Action::Define { .. } | Action::Forget { .. } => Err(format!("an update nobody asked for: {action:?}")),
             Action::Spawn { run } => self.check_spawn(now, *run),
             Action::Signal { run, signal } => {
                 let signals = self.service(run.instance).stop.signals.clone();
@@ -1139,6 +1141,9 @@ impl Oracle {
                 if self.scaled.take() != Some((*service, *from, *to)) {
                     return Err(format!("{notice:?} was not asked for"));
                 }
+            }
+            Notice::Updating { .. } | Notice::Added { .. } | Notice::Removed { .. } | Notice::Redefined { .. } | Notice::Updated => {
+                return Err(format!("an update nobody asked for: {notice:?}"));
             }
             Notice::ShuttingDown { within, drain, .. } => {
                 if self.end.is_none() {

@@ -92,7 +92,7 @@ struct Process {
     watchdog: Option<Duration>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Happening {
     Tell(Event),
     /// The main process ends by itself.
@@ -116,12 +116,15 @@ impl Happening {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+/// Two are the same when they are due at the same moment; no two are.
+#[derive(Debug, PartialEq)]
 struct Planned {
     at: Timestamp,
     order: u64,
     what: Happening,
 }
+
+impl Eq for Planned {}
 
 impl Ord for Planned {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
@@ -603,7 +606,7 @@ impl World {
                     self.plan(Duration::from_millis(1), Happening::Die(*run, Outcome::Signaled(*signal)));
                 }
             }
-            Action::CancelProbes { .. } | Action::Memory(_) => {}
+            Action::CancelProbes { .. } | Action::Define { .. } | Action::Forget { .. } | Action::Memory(_) => {}
             Action::Notice(notice) => match notice {
                 Notice::GaveUp { .. } => self.summary.given_up += 1,
                 Notice::NotLive { .. } => self.summary.live_failures += 1,

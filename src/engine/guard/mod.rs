@@ -460,6 +460,14 @@ impl Guard {
         }
     }
 
+    /// Its service has another `memory`.
+    pub(super) fn set_policy(&mut self, id: InstanceId, policy: ServiceMemory) {
+        for track in self.tracks.iter_mut().filter(|track| track.id == id) {
+            track.policy = policy;
+        }
+        self.find_lowest();
+    }
+
     /// An instance is there no longer, nor anything of its last run.
     pub(super) fn remove(&mut self, id: InstanceId) {
         self.tracks.retain(|track| track.id != id);
