@@ -15,26 +15,27 @@ use super::container::{Container, docker};
 pub const BARE: &str = "firstmate";
 
 /// What is written in place of what was masked, by a pattern for it.
-const MASKS: [(&str, &str); 19] = [
+const MASKS: [(&str, &str); 16] = [
     (r"\b20\d\d-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-6]\d\.\d{3}Z", "TIME"),
     (r"\bpid [1-9]\d{0,6}\b", "pid PID"),
     // Nobody runs for an hour here.
     (r"\buptime 0:[0-5]\d:[0-5]\d\b", "uptime 0:MM:SS"),
-    (r"\bmem ~?\d+(\.\d)? [KM]iB \(\d{1,2}%\)", "mem SIZE (SHARE)"),
-    (r"\bmem ~?\d+(\.\d)? [KM]iB of (\d+ MiB) \(\d{1,2}%\)", "mem SIZE of $2 (SHARE)"),
+    (r"\bmem ~?\d+(\.\d)? [KM]iB( of 100 MiB)? \(\d{1,2}(\.\d)?%\)", "mem SIZE$2 (SHARE)"),
     // Of the container: which cgroups a host has is the host's.
     (r"\b\d+(\.\d)? [KM]iB of 256 MiB \(\d{1,2}(\.\d)?%\), cgroup v[12], acts", "SIZE of 256 MiB (SHARE), cgroup VERSION, acts"),
-    (r"\bthe container at \d+(\.\d)? [KM]iB of 256 MiB \(\d{1,2}(\.\d)?%\)", "the container at SIZE of 256 MiB (SHARE)"),
-    (r"\(found: cgroup v[12], /sys/fs/cgroup(/memory)?\)", "(found: CGROUP)"),
-    (r"\bthe limit is 256 MiB \(cgroup v[12], /sys/fs/cgroup(/memory)?\)", "the limit is 256 MiB (CGROUP)"),
+    (r"\bthe limit of memory is 256 MiB \(cgroup v[12], /sys/fs/cgroup(/memory)?\)", "the limit of memory is 256 MiB (CGROUP)"),
     // What an instance that ended at once had lived, how long ago that was, how much is left of an hour.
-    (r"\b(with code \d+|by SIG[A-Z]+|ready|stopped|completed) after \d+(\.\d+)? (ms|s)\b", "$1 after MOMENT"),
+    (r"(\bwith code \d+|\bby SIG[A-Z]+|\bby SIG[A-Z]+, sent by firstmate,|\.\d ready) after \d+(\.\d+)? (ms|s)\b", "$1 after MOMENT"),
+    (r"\bcompleted in \d+(\.\d+)? (ms|s)\b", "completed in MOMENT"),
     (r"\b\d+(\.\d+)? (ms|s) ago\b", "MOMENT ago"),
     (r"\b[1-4] min( \d+ s)? ago\b", "MOMENT ago"),
     (r"\bnext run in (1 h 0 min|5\d min \d+ s) after", "next run in NEARLY AN HOUR after"),
     (r"\bincident \d+, about", "incident NUMBER, about"),
-    (r"\bwhen last looked at \d+(\.\d+)? (ms|s) before", "when last looked at MOMENT before"),
-    (r"\b0\.\d+% of the limit", "SHARE of the limit"),
+    // Whether somebody had looked by then is chance.
+    (
+        r"\n  memory  (\d+(\.\d)? KiB \(0\.\d% of the limit\), (by PSS|within bounds|by RSS), when last looked at \d+(\.\d+)? (ms|s) before; )?the container (has 256 MiB|at \d+(\.\d)? [KM]iB of 256 MiB \(\d{1,2}(\.\d)?%\))\n",
+        "\n  memory  AS FAR AS KNOWN\n",
+    ),
     (r"\bFIRSTMATE_RUN=[0-9a-f]{16}:", "FIRSTMATE_RUN=KEY:"),
     (r"@firstmate-\d{10}-0\b", "@firstmate-NUMBER-0"),
     (r"\bfirstmate \d+\.\d+\.\d+\b", "firstmate VERSION"),
@@ -238,12 +239,17 @@ fn masks_take_what_differs_and_nothing_else() {
     for (text, shown) in [
         ("web.1  RUNNING    pid 31, uptime 0:04:03, ready", "web.1  RUNNING    pid PID, uptime 0:MM:SS, ready"),
         ("web.1  RUNNING    pid 0, uptime 1:04:03, ready", "web.1  RUNNING    pid 0, uptime 1:04:03, ready"),
-        ("mem 1.2 MiB of 200 MiB (1%), 2 restarts", "mem SIZE of 200 MiB (SHARE), 2 restarts"),
+        ("mem 1.2 MiB of 100 MiB (1.2%), 2 restarts", "mem SIZE of 100 MiB (SHARE), 2 restarts"),
+        ("mem 1.2 MiB of 200 MiB (0.6%), 2 restarts", "mem 1.2 MiB of 200 MiB (0.6%), 2 restarts"),
+        ("error: still not ready after 0.2 s", "error: still not ready after 0.2 s"),
+        ("web.1 ready after 17 ms", "web.1 ready after MOMENT"),
         ("1 restart: next run in 59 min 58 s after exit 3", "1 restart: next run in NEARLY AN HOUR after exit 3"),
         ("1 restart: next run in 9 min 58 s after exit 3", "1 restart: next run in 9 min 58 s after exit 3"),
         ("2026-11-21T09:15:02.031Z web.1 out | up", "TIME web.1 out | up"),
         ("2026-11-21T09:15:02Z web.1 out | up", "2026-11-21T09:15:02Z web.1 out | up"),
         ("started again after 1 h", "started again after 1 h"),
+        ("x\n  memory  the container has 256 MiB\n", "x\n  memory  AS FAR AS KNOWN\n"),
+        ("x\n  memory  the container has 512 MiB\n", "x\n  memory  the container has 512 MiB\n"),
     ] {
         assert_eq!(masked(text), shown);
     }

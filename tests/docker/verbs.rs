@@ -94,8 +94,8 @@ command = "sh -c 'trap \"\" TERM; echo $$ >/tmp/stubborn; exec sleep 1000000'"
 stop_timeout = "1m"
 "#;
 
-const WELL: &str = "[services.job]\ncommand = 'echo done'\ntype = 'oneshot'\n";
-const ESSENTIAL: &str = "[services.job]\ncommand = \"sh -c 'exit 9'\"\ngive_up_after = 1\n";
+const WELL: &str = "[memory]\nlimit = '64MiB'\n[services.job]\ncommand = 'echo done'\ntype = 'oneshot'\n";
+const ESSENTIAL: &str = "[memory]\nlimit = '64MiB'\n[services.job]\ncommand = \"sh -c 'exit 9'\"\ngive_up_after = 1\n";
 const BAD: &str = "[services.web]\ncommand = 'sleep 1'\nrestrat = 'always'\ndepends_on = ['db']\n";
 const PROCFILE: &str = "web: echo the port is $PORT\nworker: sleep 1000000\n";
 
@@ -382,6 +382,8 @@ fn scales(stage: &mut Stage) {
     stage.say("scale worker=1001");
     stage.say("scale worker");
     stage.say("scale wroker=2");
+    stage.say("scale workers=2");
+    stage.say("scale worker.1=2");
 }
 
 fn restarts(stage: &mut Stage) {
@@ -406,7 +408,7 @@ fn files(stage: &mut Stage) {
     stage.say("check-config --file /srv/Procfile");
     stage.say("check-config -f /srv/bad.toml");
     stage.say("check-config -f /srv/nowhere.toml");
-    stage.say("check-config --explain -f /srv/Procfile");
+    stage.say("check-config --explain -f /srv/well.toml");
     stage.say("check-config --json");
     stage.say("check-config --explain -f /srv/bad.toml");
     stage.document("check-config", "check-config --explain --json");
@@ -425,7 +427,7 @@ fn files(stage: &mut Stage) {
 fn runs_files(stage: &mut Stage) {
     for (command, begin) in [(BARE, ""), ("start", "start ")] {
         let mut say = |line: &str| stage.said.say(&stage.empty, &format!("{begin}{line}"));
-        let options = "--no-timestamp --http off --memory-limit 64MiB --socket /tmp/well";
+        let options = "--no-timestamp --http off --memory-limit 96MiB --socket /tmp/well";
         say(&format!("{options} --file /srv/well.toml"));
         say("-f /srv/essential.toml");
         say("-f /srv/bad.toml");
@@ -442,7 +444,7 @@ fn runs_files(stage: &mut Stage) {
     stage.say("frobnicate");
     stage.say("--frobnicate");
     stage.say("-- echo one program");
-    stage.say("-- sleep");
+    stage.say("-- false");
     stage.say("-- /srv/Procfile");
     stage.say("-- nosuch");
     stage.say("--");
