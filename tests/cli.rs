@@ -93,8 +93,19 @@ fn why_shows_the_incidents_that_were_asked_for() {
     assert_eq!(on(&stand, &["why", "worker.1"]), say(0, CONTAINER, dropped));
     assert_eq!(on(&stand, &["why", "redis.1", "-n", "1"]), say(0, CONTAINER, dropped));
     assert_eq!(on(&stand, &["why", "-n", "2"]), say(0, &format!("{WORKER}\n{CONTAINER}"), dropped));
-    let unknown = "error: no service or instance is called `ngnix`\n  = help: did you mean `nginx`?\n";
+    let unknown = "error: no service, instance or group is called `ngnix`\n  = help: did you mean `nginx`?\n";
     assert_eq!(on(&stand, &["why", "ngnix"]), say(4, "", unknown));
+
+    // A group is its services; who is unknown is told beside `all` too.
+    let mut grouped = stack();
+    for service in grouped.services.iter_mut().filter(|service| service.name == "worker" || service.name == "nginx") {
+        service.groups = vec!["front".to_owned()];
+    }
+    let front = Stand::new(grouped);
+    assert_eq!(on(&front, &["why", "front"]), say(0, &format!("{WORKER}\n{CONTAINER}"), dropped));
+    assert_eq!(on(&front, &["why", "front", "redis.1"]), say(0, &all, dropped));
+    let near = unknown.replace("ngnix", "frnot").replace("nginx", "front");
+    assert_eq!(on(&front, &["why", "all", "frnot"]), say(4, "", &near));
 
     let (code, stdout, stderr) = on(&stand, &["why", "--json"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
@@ -294,8 +305,7 @@ fn a_watched_status_is_shown_again_and_again_until_the_reader_has_enough() {
     let mut shown = vec![0; expected.len()];
     child.stdout.take().unwrap().read_exact(&mut shown).unwrap();
     assert_eq!(String::from_utf8(shown).unwrap(), expected);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0), "nobody reads it any more");
     assert_eq!(on(&stand, &["status", "--watch", "ngnix"]).0, 4);
     assert_eq!(on(&stand, &["status", "--watch", "--json"]).0, 2);
 }
@@ -489,10 +499,10 @@ fn shutdown_waits_for_the_end() {
     // The supervisor of this test is this process, which does not end.
     let stand = Stand::answering(stack(), Reply::Done { instances: vec![] });
     let late = "error: firstmate is still stopping after 0 s\n  = help: `firstmate status` says what it waits for\n";
-    let (code, _, stderr) = on(&stand, &["shutdown", "--timeout", "0"]);
-    // With no time at all even the request is too late.
-    assert_eq!(code, 4, "{stderr}");
-    let (code, stdout, stderr) = on(&stand, &["shutdown", "--timeout", "1"]);
+    // Who does not wait at all has asked for it all the same.
+    assert_eq!(on(&stand, &["shutdown", "--timeout", "0"]), say(1, "", late));
+    assert_eq!(stand.requests.try_recv().unwrap(), Request::Shutdown);
+    let (code, stdout, stderr) = on(&stand, &["shutdown", "--timeout", "1s"]);
     assert_eq!((code, stdout.as_str(), stderr), (1, "", late.replace("0 s", "1 s")));
     assert_eq!(stand.requests.try_recv().unwrap(), Request::Shutdown);
 

@@ -22,7 +22,8 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct EventsArgs {
-    /// Services (web), instances (web.1) or all; everything when none is named. What is about the whole is shown in any case
+    /// Services (web), instances (web.1), groups or all; everything when none is named. What is about the whole is shown in any case
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Go on with what happens
     #[arg(short, long)]

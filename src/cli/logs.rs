@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::client::UNREACHABLE;
 use super::output::{Failure, err, is_colored};
 use super::status;
-use super::stream::{Arrived, Stream, duration_argument, look_up, name_query};
+use super::stream::{Arrived, Stream, duration_argument, name_query};
 use crate::observe::{Format, Level, Stream as Which, parse_utc};
 use crate::server::printable;
 
@@ -24,7 +24,8 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct LogsArgs {
-    /// Services (web), instances (web.1) or all; everything when none is named
+    /// Services (web), instances (web.1), groups or all; everything when none is named
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Go on with what comes; who reads too slowly loses lines and is told how many
     #[arg(short, long)]
@@ -44,7 +45,7 @@ pub(super) fn run(args: &LogsArgs) -> Result<u8, Failure> {
     let stdout = std::io::stdout();
     let mut look = if stdout.is_terminal() {
         let status = status::fetch(socket)?;
-        look_up(&status, &args.names)?;
+        status::look_up(&status, &args.names)?;
         Some(Terminal::new(is_colored(&stdout), status.services.iter().flat_map(|service| &service.instances).map(|one| one.name.clone())))
     } else {
         None

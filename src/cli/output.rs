@@ -96,8 +96,14 @@ pub(super) fn json(what: &str, value: &impl Serialize) -> Result<String, Failure
 
 /// Writes to stdout. A reader that went away (`firstmate status | head -1`) is no error, and there is nobody to tell of another one.
 pub(super) fn out(text: &str) {
+    let _ = is_read(text);
+}
+
+/// The same for whoever goes on writing; false when nobody reads any more.
+#[must_use]
+pub(super) fn is_read(text: &str) -> bool {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_ok()
 }
 
 /// Writes to stderr.

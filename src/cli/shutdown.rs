@@ -7,8 +7,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::client;
 use super::output::{Failure, out};
+use super::stream::duration_argument;
 use super::verbs;
 use crate::server::{Reply, SocketPath, printable};
+
+/// For the request itself, which is answered at once.
+const ASKING: Duration = Duration::from_secs(5);
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -22,17 +26,18 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct ShutdownArgs {
-    /// Wait at most so many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    timeout: u64,
+    /// Wait at most so long (10s, 2m); a bare number is seconds. It goes on all the same
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_argument)]
+    timeout: Duration,
     #[command(flatten)]
     socket: super::SocketArg,
 }
 
 pub(super) fn run(args: &ShutdownArgs) -> Result<u8, Failure> {
     let now = Instant::now();
-    let deadline = now.checked_add(Duration::from_secs(args.timeout)).unwrap_or(now + Duration::from_secs(366 * 86400));
-    let connection = client::connect(args.socket.socket.as_deref(), Some(deadline))?;
+    let deadline = now.checked_add(args.timeout).unwrap_or(now + Duration::from_secs(366 * 86400));
+    // Who does not wait for the end asks for it all the same.
+    let connection = client::connect(args.socket.socket.as_deref(), Some(deadline.max(now + ASKING)))?;
     let (socket, pid) = (connection.socket.clone(), connection.pid);
     // Opened before the request, so that the pid cannot be another process's by then.
     let process = pid.and_then(pidfd);
@@ -56,7 +61,8 @@ pub(super) fn run(args: &ShutdownArgs) -> Result<u8, Failure> {
         out("firstmate: stopped\n");
         return Ok(0);
     }
-    Err(Failure::new(1, format!("firstmate is still stopping after {} s", args.timeout)).help("`firstmate status` says what it waits for"))
+    Err(Failure::new(1, format!("firstmate is still stopping after {} s", args.timeout.as_secs_f64()))
+        .help("`firstmate status` says what it waits for"))
 }
 
 /// See pidfd_open(2); `None` before Linux 5.3 or where a filter forbids it.

@@ -22,6 +22,7 @@ Exit codes:
 #[command(after_help = EXIT_CODES)]
 pub(super) struct StatusArgs {
     /// Services (web), instances (web.1), groups or all; everything when none is named
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Print JSON instead of the table
     #[arg(long)]
@@ -103,8 +104,17 @@ pub(super) fn is_known(status: &Status, name: &str) -> bool {
         || status.services.iter().any(|service| is_called(service, name) || service.instances.iter().any(|instance| instance.name == name))
 }
 
+/// Looks every name up.
+///
+/// # Errors
+///
+/// One is nobody's.
+pub(super) fn look_up(status: &Status, names: &[String]) -> Result<(), Failure> {
+    names.iter().find(|name| !is_known(status, name)).map_or(Ok(()), |name| Err(unknown_name(status, name)))
+}
+
 /// By its own name or by that of one of its groups.
-fn is_called(service: &ServiceStatus, name: &str) -> bool {
+pub(super) fn is_called(service: &ServiceStatus, name: &str) -> bool {
     service.name == name || service.groups.iter().any(|group| group == name)
 }
 

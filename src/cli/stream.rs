@@ -7,9 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::client::{self, UNREACHABLE};
-use super::output::{Failure, did_you_mean};
+use super::output::Failure;
 use crate::config::values::parse_duration;
-use crate::engine::status::Status;
 use crate::server::{Reply, SocketPath, printable};
 
 /// For the head of an answer, which comes at once.
@@ -200,7 +199,7 @@ fn receive(stream: &mut UnixStream, into: &mut Vec<u8>, deadline: Option<Instant
 pub(super) fn refusal(reply: &Reply) -> Failure {
     match reply {
         Reply::UnknownName { name, suggestion } => {
-            let failure = Failure::new(UNREACHABLE, format!("no service or instance is called `{}`", printable(name)));
+            let failure = Failure::new(UNREACHABLE, format!("no service, instance or group is called `{}`", printable(name)));
             match suggestion {
                 Some(near) => failure.help(format!("did you mean `{}`?", printable(near))),
                 None => failure.help("`firstmate status` lists them"),
@@ -218,26 +217,9 @@ pub(super) fn duration_argument(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(ToOwned::to_owned)
 }
 
-/// `NAME`, `NAME.1` and `all` as a part of a target.
+/// Services, instances, groups and `all` as a part of a target.
 pub(super) fn name_query(names: &[String]) -> String {
     names.iter().map(|name| format!("&name={}", client::encoded(name))).collect()
-}
-
-/// Looks every name up.
-///
-/// # Errors
-///
-/// One is nobody's.
-pub(super) fn look_up(status: &Status, names: &[String]) -> Result<(), Failure> {
-    let services = || status.services.iter().map(|service| service.name.as_str());
-    let instances = || status.services.iter().flat_map(|service| &service.instances).map(|instance| instance.name.as_str());
-    let is_known = |name: &str| name == "all" || services().chain(instances()).any(|known| known == name);
-    let Some(unknown) = names.iter().find(|name| !is_known(name)) else { return Ok(()) };
-    let failure = Failure::new(UNREACHABLE, format!("no service or instance is called `{}`", printable(unknown)));
-    Err(match did_you_mean(unknown, services().chain(instances())) {
-        Some(near) => failure.help(format!("did you mean `{}`?", printable(near))),
-        None => failure.help(format!("there are: {}", printable(&services().collect::<Vec<_>>().join(", ")))),
-    })
 }
 
 #[cfg(test)]

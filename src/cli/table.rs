@@ -103,7 +103,9 @@ fn detail(instance: &InstanceStatus, container_line: Option<u64>) -> String {
     if let Some(memory) = instance.memory.as_ref().filter(|_| instance.pid.is_some()) {
         parts.push(format!("mem {}", memory.summary(container_line)));
     }
-    if let Some(outcome) = instance.last_outcome.as_deref().filter(|_| instance.pid.is_none()) {
+    // Why it is down often names it.
+    let is_named = |outcome: &str| instance.why.as_deref().is_some_and(|why| why.contains(outcome));
+    if let Some(outcome) = instance.last_outcome.as_deref().filter(|outcome| instance.pid.is_none() && !is_named(outcome)) {
         parts.push(printable(outcome).into_owned());
     }
     let causes = instance.restarts.in_words();

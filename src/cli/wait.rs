@@ -9,7 +9,7 @@ use nix::poll::{PollTimeout, poll};
 
 use super::client::UNREACHABLE;
 use super::output::{Failure, err};
-use super::stream::{Arrived, Stream, duration_argument, look_up};
+use super::stream::{Arrived, Stream, duration_argument};
 use super::{status, table};
 use crate::engine::status::{InstanceStatus, Phase, ServiceStatus, StateName, Status};
 use crate::server::printable;
@@ -36,7 +36,8 @@ pub(super) struct WaitArgs {
     /// ready: up and ready, or completed; stopped: down, whatever the reason
     #[arg(value_enum)]
     what: What,
-    /// Services (web), instances (web.1) or all
+    /// Services (web), instances (web.1), groups or all
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Give up after this; a bare number is seconds
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration_argument)]
@@ -68,7 +69,7 @@ pub(super) fn run(args: &WaitArgs) -> Result<u8, Failure> {
     loop {
         match status::fetch(socket) {
             Ok(status) => {
-                look_up(&status, &args.names)?;
+                status::look_up(&status, &args.names)?;
                 match judge(args.what, &args.names, &status) {
                     Verdict::Holds => return Ok(0),
                     Verdict::Never(why) => return Err(Failure::new(3, why)),
@@ -149,7 +150,7 @@ fn gone(what: What) -> Result<u8, Failure> {
 fn judge(what: What, names: &[String], status: &Status) -> Verdict {
     let all = names.is_empty() || names.iter().any(|name| name == "all");
     let is_named = |service: &ServiceStatus, instance: &InstanceStatus| {
-        all || names.iter().any(|name| *name == service.name || *name == instance.name)
+        all || names.iter().any(|name| status::is_called(service, name) || *name == instance.name)
     };
     let instances = || {
         status
@@ -214,7 +215,7 @@ mod tests {
             .iter()
             .map(|(name, essential, state, ready)| {
                 format!(
-                    r#"{{"name":"{name}","kind":"service","essential":{essential},"ready":{ready},"instances":[{{"name":"{name}.1",
+                    r#"{{"name":"{name}","kind":"service","groups":["those-of-{name}"],"essential":{essential},"ready":{ready},"instances":[{{"name":"{name}.1",
                     "state":"{state}","ready":{ready},"run":1,"restarts":{{"total":0,"crash":0,"live":0,"start_timeout":0}},"why":"so"}}]}}"#
                 )
             })
@@ -240,6 +241,8 @@ mod tests {
         assert_eq!(judge(What::Ready, &[], &now), missing());
         assert_eq!(judge(What::Ready, &names(&["web"]), &now), Verdict::Holds);
         assert_eq!(judge(What::Ready, &names(&["web", "db.1"]), &now), missing());
+        assert_eq!(judge(What::Ready, &names(&["those-of-web"]), &now), Verdict::Holds);
+        assert_eq!(judge(What::Ready, &names(&["those-of-web", "those-of-db"]), &now), missing());
         let given_up = Verdict::Never("spare.1 is failed: so; `firstmate why` says more".to_owned());
         assert_eq!(judge(What::Ready, &names(&["all"]), &now), given_up);
         assert_eq!(judge(What::Ready, &[], &status("running", true, &[up, spare])), Verdict::Holds);
@@ -258,5 +261,6 @@ mod tests {
         );
         assert_eq!(judge(What::Stopped, &[], &now), Verdict::NotYet(vec!["web.1 is stopping: so".to_owned()]));
         assert_eq!(judge(What::Stopped, &names(&["job", "x.1"]), &now), Verdict::Holds);
+        assert_eq!(judge(What::Stopped, &names(&["those-of-job"]), &now), Verdict::Holds);
     }
 }

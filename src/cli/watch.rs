@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use nix::poll::{PollTimeout, poll};
 
-use super::output::{Failure, is_colored, out};
+use super::output::{Failure, is_colored, is_read};
 use super::{screen, status, table};
 use crate::engine::status::{InstanceStatus, Status};
 use crate::server::printable;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Until somebody interrupts it, a name is unknown, or nobody answers any more.
+/// Until somebody interrupts it, nobody reads it, a name is unknown, or nobody answers any more.
 pub(super) fn run(names: &[String], socket: Option<&OsStr>) -> Result<u8, Failure> {
     let mut is_first = true;
     loop {
@@ -22,11 +22,14 @@ pub(super) fn run(names: &[String], socket: Option<&OsStr>) -> Result<u8, Failur
         }
         let stdout = std::io::stdout();
         let text = picture(status, names, is_colored(&stdout));
-        out(&match screen::size(&stdout) {
+        let shown = match screen::size(&stdout) {
             Some((columns, rows)) => frame(&text, columns, rows, is_first),
             None if is_first => text,
             None => format!("\n{text}"),
-        });
+        };
+        if !is_read(&shown) {
+            return Ok(0);
+        }
         is_first = false;
         // An interrupted sleep is a short one.
         let _ = poll(&mut [], PollTimeout::try_from(EVERY).unwrap_or(PollTimeout::MAX));

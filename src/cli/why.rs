@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::client::{self, UNREACHABLE};
-use super::output::{Failure, did_you_mean, err, json, out};
+use super::output::{Failure, err, json, out};
 use super::{status, terminal};
 use crate::engine::incident::{ActName, Because, ContainerMemory, GuardAct, Held, How, Incident, RunEnded, Then, What};
 use crate::engine::memory::{Process, Rule};
 use crate::engine::size::{percent, size};
-use crate::engine::status::{InstanceMemory, MemoryMethod, Status};
+use crate::engine::status::{InstanceMemory, MemoryMethod};
 use crate::engine::{Cause, Incidents, LaunchError, Signal};
 use crate::observe::notice::{hint, is_sent};
 use crate::observe::{duration, utc};
@@ -28,7 +28,8 @@ Exit codes:
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct WhyArgs {
-    /// Services (web), instances (web.1) or all; everything when none is named
+    /// Services (web), instances (web.1), groups or all; everything when none is named
+    #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Print JSON instead of sentences
     #[arg(long)]
@@ -42,14 +43,14 @@ pub(super) struct WhyArgs {
 
 pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
     let socket = args.socket.socket.as_deref();
-    // The incidents name only whom something has befallen.
-    let names: Vec<&str> = args.names.iter().map(String::as_str).filter(|name| *name != "all").collect();
-    let all = names.len() < args.names.len() || names.is_empty();
-    if !names.is_empty() {
+    let all = status::is_whole(&args.names);
+    let mut names: Vec<String> = args.names.clone();
+    if names.iter().any(|name| name != "all") {
+        // The incidents name only whom something has befallen, and know of no group.
         let status = status::fetch(socket)?;
-        if let Some(unknown) = names.iter().find(|name| !is_known(&status, name)) {
-            return Err(unknown_name(&status, unknown));
-        }
+        status::look_up(&status, &names)?;
+        let named = status.services.iter().filter(|service| args.names.iter().any(|name| status::is_called(service, name)));
+        names.extend(named.map(|service| service.name.clone()));
     }
     let mut incidents = fetch(socket)?;
     if !all {
@@ -66,7 +67,8 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
         1 => err("1 older incident is not kept any more\n"),
         more => err(&format!("{more} older incidents are not kept any more\n")),
     }
-    out(&terminal::wrap(&render(&incidents), terminal::window()));
+    let whose = if all { &[] } else { args.names.as_slice() };
+    out(&terminal::wrap(&render(&incidents, whose), terminal::window()));
     Ok(0)
 }
 
@@ -88,28 +90,15 @@ fn service_of(instance: &str) -> &str {
     instance.rsplit_once('.').map_or(instance, |(service, _)| service)
 }
 
-fn is_named(instance: &str, names: &[&str]) -> bool {
+fn is_named(instance: &str, names: &[String]) -> bool {
     names.iter().any(|name| *name == instance || *name == service_of(instance))
 }
 
-fn is_known(status: &Status, name: &str) -> bool {
-    status.services.iter().any(|service| service.name == name || service.instances.iter().any(|instance| instance.name == name))
-}
-
-fn unknown_name(status: &Status, name: &str) -> Failure {
-    let services = status.services.iter().map(|service| service.name.as_str());
-    let instances = status.services.iter().flat_map(|service| &service.instances).map(|instance| instance.name.as_str());
-    let failure = Failure::new(UNREACHABLE, format!("no service or instance is called `{}`", printable(name)));
-    match did_you_mean(name, services.clone().chain(instances)) {
-        Some(near) => failure.help(format!("did you mean `{}`?", printable(near))),
-        None => failure.help(format!("there are: {}", printable(&services.collect::<Vec<_>>().join(", ")))),
-    }
-}
-
-/// All of them.
-fn render(incidents: &Incidents) -> String {
+/// All of them. `whose` is who was named; empty when it is everybody.
+fn render(incidents: &Incidents, whose: &[String]) -> String {
     if incidents.incidents.is_empty() {
-        return format!("no incidents since firstmate started, {} ago\n", ms(incidents.uptime_ms));
+        let of = if whose.is_empty() { String::new() } else { format!(" of {}", printable(&whose.join(", "))) };
+        return format!("no incidents{of} since firstmate started, {} ago\n", ms(incidents.uptime_ms));
     }
     let paragraphs: Vec<String> = incidents.incidents.iter().map(|incident| paragraph(incident, incidents.uptime_ms)).collect();
     paragraphs.join("\n")
@@ -140,7 +129,8 @@ fn paragraph(incident: &Incident, uptime_ms: u64) -> String {
         What::RunEnded(ended) => {
             text.line("why", &why(ended));
             text.line("memory", &memory(ended.memory.as_ref(), container));
-            text.line("done", &done(ended));
+            // An hour's wait is not over because it was decided on.
+            text.line("done", &done(ended, uptime_ms.saturating_sub(incident.at_ms)));
             text.line("try", &advice(ended, container));
         }
         What::Signalled(signalled) => {
@@ -324,7 +314,8 @@ const fn how_known(method: MemoryMethod) -> &'static str {
     }
 }
 
-fn done(ended: &RunEnded) -> String {
+/// `ago_ms`: since its end.
+fn done(ended: &RunEnded, ago_ms: u64) -> String {
     let failures = match ended.failures {
         0 | 1 => String::new(),
         failures => format!(", after {failures} failed runs in a row"),
@@ -332,6 +323,7 @@ fn done(ended: &RunEnded) -> String {
     match ended.then {
         Then::Pending => "what it left behind is being ended".to_owned(),
         Then::Restarted { delay_ms: 0 } => format!("started again at once{failures}"),
+        Then::Restarted { delay_ms } if ago_ms < delay_ms => format!("to be started again after {}{failures}", ms(delay_ms)),
         Then::Restarted { delay_ms } => format!("started again after {}{failures}", ms(delay_ms)),
         Then::GaveUp => format!("given up{failures}"),
         Then::NotRestarted => "left down, as its `restart` policy says".to_owned(),
@@ -690,8 +682,10 @@ memory is short, and no restart would help
         let incidents = Incidents { uptime_ms: 20_000, incidents: vec![at(1_000), at(2_000)], ..Incidents::default() };
         let paragraph =
             |ago| format!("{ago} s ago: worker.1 (run 3) exited with code 1 after 2 min 5 s\n  done    started again after 500 ms\n");
-        assert_eq!(render(&incidents), format!("{}\n{}", paragraph(19), paragraph(18)));
+        assert_eq!(render(&incidents, &[]), format!("{}\n{}", paragraph(19), paragraph(18)));
         let none = Incidents { uptime_ms: 65_000, ..Incidents::default() };
-        assert_eq!(render(&none), "no incidents since firstmate started, 1 min 5 s ago\n");
+        assert_eq!(render(&none, &[]), "no incidents since firstmate started, 1 min 5 s ago\n");
+        let named = ["web".to_owned(), "worker.2".to_owned()];
+        assert_eq!(render(&none, &named), "no incidents of web, worker.2 since firstmate started, 1 min 5 s ago\n");
     }
 }

@@ -489,7 +489,7 @@ fn a_non_essential_service_is_given_up_and_the_rest_goes_on() {
     assert_eq!((rig.state(0), rig.state(1)), (StateName::Failed, StateName::Running));
     let status = rig.status();
     assert!(status.ready && status.live && status.started);
-    assert_eq!(status.services[0].reason.as_deref(), Some("extra.1 is failed: given up after 1 failed runs; the last: exit 1"));
+    assert_eq!(status.services[0].reason.as_deref(), Some("extra.1 is failed: given up after 1 failed run; the last: exit 1"));
 }
 
 // ---------------------------------------------------------------- restart policies

@@ -114,7 +114,7 @@ impl Engine {
             EndCause::Asked(super::ShutdownCause::Signal { signal, .. }) => format!("{signal} was received"),
             EndCause::Asked(super::ShutdownCause::Command) => "a shutdown was asked for".to_owned(),
             EndCause::GaveUp { instance, outcome, failures } => {
-                format!("{} was given up after {failures} failed runs; the last: {outcome}", self.instance_name(*instance))
+                format!("{} was given up after {}; the last: {outcome}", self.instance_name(*instance), failed_runs(*failures))
             }
             EndCause::EssentialEnded { instance, outcome } => {
                 format!("{} ended and is not to be restarted: {outcome}", self.instance_name(*instance))
@@ -194,16 +194,15 @@ impl Engine {
                 }),
             ),
             Idle::Backoff { retry_at } => {
-                let wait = retry_at.since(now).as_secs_f64();
                 let after = last.map_or_else(String::new, |last| format!(" after {last}"));
-                (StateName::Backoff, Some(format!("next run in {wait:.1} s{after}")))
+                (StateName::Backoff, Some(format!("next run in {}{after}", wait_words(retry_at.since(now)))))
             }
             Idle::Completed => (StateName::Completed, None),
             Idle::Exited => (StateName::Exited, last),
             Idle::Failed => (
                 StateName::Failed,
                 Some(match last {
-                    Some(last) => format!("given up after {} failed runs; the last: {last}", instance.failures),
+                    Some(last) => format!("given up after {}; the last: {last}", failed_runs(instance.failures)),
                     None => "given up".to_owned(),
                 }),
             ),
@@ -216,6 +215,20 @@ impl Engine {
     pub fn instance_status_of(&self, now: Timestamp, id: InstanceId) -> Option<InstanceStatus> {
         Some(self.instance_status(now, self.service(id.service)?, self.instance(id)?))
     }
+}
+
+/// `0.5 s`, `4 min 3 s`, `2 h 5 min`.
+fn wait_words(wait: std::time::Duration) -> String {
+    let seconds = wait.as_secs();
+    match seconds {
+        0..60 => format!("{:.1} s", wait.as_secs_f64()),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+fn failed_runs(failures: u32) -> String {
+    if failures == 1 { "1 failed run".to_owned() } else { format!("{failures} failed runs") }
 }
 
 /// How far the essential services of the stack are.

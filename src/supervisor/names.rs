@@ -26,10 +26,21 @@ pub(super) fn resolve(engine: &Engine, names: &[String]) -> Result<Vec<InstanceI
 ///
 /// The reply for a name that is no service's.
 pub(super) fn service(engine: &Engine, name: &str) -> Result<ServiceId, Reply> {
-    match engine.service_ids().find(|id| engine.service(*id).is_some_and(|service| service.name == name)) {
-        Some(id) => Ok(id),
-        None => Err(unknown_name(engine, name, std::iter::empty())),
+    if let Some(id) = engine.service_ids().find(|id| engine.service(*id).is_some_and(|service| service.name == name)) {
+        return Ok(id);
     }
+    let of = |id: ServiceId| engine.service(id).map(|service| service.name.as_str());
+    let members: Vec<&str> = engine.service_ids().filter(|id| is_called(engine, *id, name)).filter_map(of).collect();
+    if !members.is_empty() {
+        let each: Vec<String> = members.iter().map(|member| format!("{member}=N")).collect();
+        return Err(Reply::Failed {
+            why: format!("{name} is a group, and each of its services has a number of its own: {}", each.join(" ")),
+        });
+    }
+    if let Some(owner) = engine.instance_ids().find(|id| engine.instance_name(*id) == name).and_then(|id| of(id.service)) {
+        return Err(Reply::Failed { why: format!("{name} is one instance; say how many its service is to have: {owner}=N") });
+    }
+    Err(unknown_name(engine, name, std::iter::empty()))
 }
 
 fn is_all(name: &str) -> bool {

@@ -118,5 +118,5 @@ fn why_tells_whom_nobody_knows_and_that_nothing_was() {
     assert!(code == 0 && stdout.starts_with("no incidents since firstmate started, ") && stderr.is_empty(), "{code} {stdout} {stderr}");
     let (code, stdout, stderr) = container.cli(&["why", "wbe"]);
     assert_eq!((code, stdout.as_str()), (4, ""));
-    assert_eq!(stderr, "error: no service or instance is called `wbe`\n  = help: did you mean `web`?\n");
+    assert_eq!(stderr, "error: no service, instance or group is called `wbe`\n  = help: did you mean `web`?\n");
 }

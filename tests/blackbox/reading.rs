@@ -118,7 +118,7 @@ fn logs_are_merged_in_order_and_followed(place: Place) {
     assert_eq!(container.cli_as(65534, &["logs", "web.2", "-n", "1"]).0, 0);
     let (code, out, error) = container.cli(&["logs", "wbe"]);
     assert_eq!((code, out.as_str()), (4, ""));
-    assert_eq!(error, "error: no service or instance is called `wbe`\n  = help: did you mean `web`?\n");
+    assert_eq!(error, "error: no service, instance or group is called `wbe`\n  = help: did you mean `web`?\n");
     // A restart does not take away what the run before said.
     assert_eq!(container.cli(&["restart", "store"]).0, 0);
     assert!(container.cli(&["logs", "store"]).1.contains("stored"));

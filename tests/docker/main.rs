@@ -22,6 +22,8 @@ mod rolling;
 mod rounds;
 mod stack;
 mod stop;
+mod transcript;
+mod verbs;
 
 #[allow(dead_code, reason = "shared with the tests of the platform files, which use more of it")]
 #[path = "../platform/tools.rs"]

@@ -17,6 +17,7 @@ mod hardened;
 mod kubernetes;
 mod plan;
 mod promise;
+mod schemas;
 mod tools;
 
 #[allow(dead_code, reason = "shared with the tests of real programs, which use more of it")]

@@ -1,10 +1,10 @@
-//! `docs/check-config.schema.json` is true of what `firstmate check-config --explain --json` prints, and says no to anything else.
+//! `docs/schema/check-config.json` is true of what `firstmate check-config --explain --json` prints, and says no to anything else.
 
 use serde_json::{Value, json};
 
 use crate::tools::{against, text};
 
-const SCHEMA: &str = "docs/check-config.schema.json";
+const SCHEMA: &str = "docs/schema/check-config.json";
 
 fn plan() -> Value {
     serde_json::from_str(&text("src/cli/explain/plan.json")).unwrap()

@@ -105,3 +105,11 @@ pub fn against(schema: &str, value: &Value) -> Result<(), String> {
     let scratch = Scratch::new("instance.json", &value.to_string());
     run("check-jsonschema", &["--schemafile", file(schema).to_str().unwrap(), scratch.path()]).map(drop)
 }
+
+/// Is each of them?
+pub fn all_against(schema: &str, values: &[Value]) -> Result<(), String> {
+    let scratches: Vec<Scratch> = values.iter().map(|value| Scratch::new("instance.json", &value.to_string())).collect();
+    let schema = file(schema);
+    let words: Vec<&str> = ["--schemafile", schema.to_str().unwrap()].into_iter().chain(scratches.iter().map(Scratch::path)).collect();
+    run("check-jsonschema", &words).map(drop)
+}
