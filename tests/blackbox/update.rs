@@ -13,7 +13,7 @@ both_ways![of_fifty_services_exactly_those_move_that_have_changed];
 const SERVICES: usize = 50;
 
 /// What one service's definition is beside the usual.
-type Twist<'a> = &'a dyn Fn(usize) -> Option<&'static str>;
+type Twist = fn(usize) -> Option<&'static str>;
 
 fn stack(dir: &str, names: impl Iterator<Item = usize>, twist: Twist) -> String {
     let mut text = String::new();
@@ -60,7 +60,7 @@ fn moved(before: &BTreeMap<String, u32>, after: &BTreeMap<String, u32>) -> Vec<S
 
 fn of_fifty_services_exactly_those_move_that_have_changed(place: Place) {
     let setup = Setup::empty();
-    let text = stack(setup.dir().to_str().unwrap(), 0..SERVICES, &|_| None);
+    let text = stack(setup.dir().to_str().unwrap(), 0..SERVICES, |_| None);
     let container = setup.file("firstmate.toml", 0o644, &text).place(place).start();
     let before = all_up(&container, SERVICES);
     assert_eq!(before.len(), SERVICES);
@@ -69,7 +69,7 @@ fn of_fifty_services_exactly_those_move_that_have_changed(place: Place) {
     assert_eq!(untouched, (0, "nothing has changed: 50 services are as the file says\n".to_owned(), String::new()));
 
     // Three have changed, one is new, one is gone: nobody depends on s9, and s13 is needed by s14.
-    let twist: Twist = &|number| match number {
+    let twist: Twist = |number| match number {
         3 => Some("env = { LEVEL = 'secret' }"),
         13 => Some("umask = '027'"),
         21 => Some("nice = 1"),

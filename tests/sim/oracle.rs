@@ -621,6 +621,8 @@ impl Oracle {
         let is_now = roll.now.is_some_and(|(number, _)| number == at.number);
         let before = roll.now.map_or(0, |(_, before)| before);
         let right = match why {
+            // Histories with updates have an oracle of their own.
+            RollStop::Updated => false,
             RollStop::NotBack => is_now && known.last > before && !known.is_up(),
             RollStop::NotStarted => is_now && known.last == before && known.run.is_none(),
             RollStop::StoppedByOperator => is_now && !known.wanted,

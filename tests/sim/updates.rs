@@ -434,8 +434,10 @@ impl World {
             let wait = self.chance.wait(Duration::from_secs(6));
             self.plan(wait, What::Wish);
         }
-        self.play(Duration::from_secs(8))?;
-        if self.chance.percent(70) {
+        let to_the_end = self.chance.percent(60);
+        let so_long = if to_the_end { Duration::from_secs(8) } else { self.chance.wait(Duration::from_secs(6)) };
+        self.play(so_long)?;
+        if to_the_end {
             self.well_behaved = true;
             self.play(Duration::from_secs(300))?;
             self.check_settled()?;
@@ -489,7 +491,7 @@ impl World {
 fn random_updates_move_only_what_has_changed() {
     let histories: u64 = match std::env::var("FIRSTMATE_SIM_HISTORIES") {
         Ok(number) => number.parse().expect("FIRSTMATE_SIM_HISTORIES is a number"),
-        Err(_) => 3_000,
+        Err(_) => 1_500,
     };
     let mut total = Summary::default();
     for seed in 0..histories {
