@@ -58,8 +58,17 @@ fn act() -> GuardAct {
     }
 }
 
-const CAUSES: [Cause; 7] =
-    [Cause::Crash, Cause::Live, Cause::Watchdog, Cause::StartTimeout, Cause::Memory, Cause::Operator, Cause::Shutdown];
+const CAUSES: [Cause; 9] = [
+    Cause::Crash,
+    Cause::Live,
+    Cause::Watchdog,
+    Cause::StartTimeout,
+    Cause::Memory,
+    Cause::Watch,
+    Cause::Operator,
+    Cause::Update,
+    Cause::Shutdown,
+];
 
 fn outcomes() -> Vec<How> {
     let stages = [
@@ -284,6 +293,13 @@ fn events() -> Vec<Value> {
         What::Rolled { service: name() },
         What::RollStopped { left: 0 },
         What::Scaled { service: name(), from: 1, to: 2 },
+        What::FilesChanged { service: name(), what: "src/a.py".to_owned() },
+        What::Updating { added: 1, removed: 0, restarted: 2, amended: 0 },
+        What::Added { service: name() },
+        What::Removed { service: name() },
+        What::Changed { service: name(), restarted: true },
+        What::Updated,
+        What::UpdateRefused,
         What::ShuttingDown { within_ms: 1, drain_ms: 0 },
         What::Over { code: 137 },
         What::Guard { guard: Box::new(act()) },
@@ -328,6 +344,13 @@ fn events() -> Vec<Value> {
             What::RollBegun { .. }
             | What::Rolled { .. }
             | What::Scaled { .. }
+            | What::FilesChanged { .. }
+            | What::Updating { .. }
+            | What::Added { .. }
+            | What::Removed { .. }
+            | What::Changed { .. }
+            | What::Updated
+            | What::UpdateRefused
             | What::ShuttingDown { .. }
             | What::Over { .. }
             | What::OomKills { .. }
