@@ -228,7 +228,7 @@ mod tests {
             assert!(help.contains("Exit codes:\n  0  "), "{help}");
             seen += 1;
         }
-        assert_eq!(seen, 20);
+        assert_eq!(seen, 21);
     }
 
     #[test]

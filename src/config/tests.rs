@@ -176,7 +176,7 @@ fn every_key_reaches_the_spec() {
             http_details: true,
             log_buffers: LogBuffers {
                 each: LogBuffer::new(256 << 10).unwrap(),
-                own: [("db".to_owned(), LogBuffer::new(1 << 20).unwrap())].into(),
+                own: [("redis".to_owned(), LogBuffer::new(1 << 20).unwrap())].into(),
             },
             socket: Some("@firstmate".into()),
             ..Settings::default()

@@ -19,6 +19,7 @@ mod plan;
 mod promise;
 mod schemas;
 mod tools;
+mod update_schema;
 
 #[allow(dead_code, reason = "shared with the tests of real programs, which use more of it")]
 #[path = "../real/client.rs"]
