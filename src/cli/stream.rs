@@ -207,7 +207,9 @@ pub(super) fn refusal(reply: &Reply) -> Failure {
             }
         }
         Reply::Failed { why } | Reply::Refused { why } => Failure::new(1, format!("firstmate refuses: {}", printable(why))),
-        Reply::Done { .. } | Reply::Update { .. } | Reply::BadFile { .. } => Failure::new(UNREACHABLE, "firstmate answered something else than was asked"),
+        Reply::Done { .. } | Reply::Update { .. } | Reply::BadFile { .. } => {
+            Failure::new(UNREACHABLE, "firstmate answered something else than was asked")
+        }
     }
 }
 

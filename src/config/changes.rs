@@ -58,21 +58,7 @@ pub fn changes(old: &Service, new: &Service, names: &dyn Fn(ServiceId) -> String
         live,
         memory: ServiceMemory { restart_above, action, victim },
         launch:
-            Launch {
-                command,
-                working_dir,
-                inherit_env,
-                env_defaults,
-                env,
-                port,
-                user,
-                group,
-                umask,
-                nice,
-                oom_score_adj,
-                limits,
-                rights,
-            },
+            Launch { command, working_dir, inherit_env, env_defaults, env, port, user, group, umask, nice, oom_score_adj, limits, rights },
     } = old;
     let launch = &new.launch;
     found.compare("command", command, &launch.command, command_line);

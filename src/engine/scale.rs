@@ -88,7 +88,10 @@ impl Engine {
             while let Some(gone) = self.instances_of(ServiceId(index)).last().filter(|last| last.desired == Desired::Gone && last.is_idle())
             {
                 let (id, runs) = (gone.id, gone.runs);
-                let Some(entry) = self.services.get_mut(index).filter(|entry| entry.count > 1 || entry.standing == Standing::Leaving) else { break };
+                let Some(entry) = self.services.get_mut(index).filter(|entry| entry.count > 1 || entry.standing == Standing::Leaving)
+                else {
+                    break;
+                };
                 entry.count = entry.count.saturating_sub(1);
                 entry.retired.insert(id.number, runs);
                 let at = entry.first.saturating_add(usize::from(entry.count));

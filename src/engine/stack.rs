@@ -748,9 +748,10 @@ impl Engine {
         let below = self.chains_below(&busy);
         let is_needed = |entry: &Entry| entry.dependents.iter().any(|dependent| busy.get(dependent.0).is_some_and(|busy| *busy));
         // Old definitions and new ones may wait for one another in the middle of an update.
-        let stuck = self.instances.iter().filter(|instance| !instance.is_idle()).all(|instance| {
-            !matches!(instance.state, State::Ending(_)) && self.services.get(instance.id.service.0).is_some_and(is_needed)
-        });
+        let stuck =
+            self.instances.iter().filter(|instance| !instance.is_idle()).all(|instance| {
+                !matches!(instance.state, State::Ending(_)) && self.services.get(instance.id.service.0).is_some_and(is_needed)
+            });
         for instance in &mut self.instances {
             if instance.is_idle() {
                 continue;
@@ -830,15 +831,16 @@ impl Engine {
     /// Whether every instance has come to rest: ready, completed, down as wanted, or given up.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.is_updating() && self.instances.iter().all(|instance| match &instance.state {
-            State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
-            | State::Launching { .. }
-            | State::Starting { .. }
-            | State::Ending(_)
-            | State::Running { not_ready: Some(_), .. } => false,
-            State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. })
-            | State::Running { not_ready: None, .. } => true,
-        })
+        !self.is_updating()
+            && self.instances.iter().all(|instance| match &instance.state {
+                State::Idle(Idle::Due { .. } | Idle::Backoff { .. })
+                | State::Launching { .. }
+                | State::Starting { .. }
+                | State::Ending(_)
+                | State::Running { not_ready: Some(_), .. } => false,
+                State::Idle(Idle::Stopped | Idle::Completed | Idle::Exited | Idle::Failed | Idle::Blocked { .. })
+                | State::Running { not_ready: None, .. } => true,
+            })
     }
 
     /// What must hold after every step; `Err` says what does not.

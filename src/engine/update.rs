@@ -331,7 +331,9 @@ impl Engine {
         let Some(entry) = self.services.get(id.0) else { return };
         let (service, restarts) = match &entry.standing {
             Standing::Replaced(service) if instances.iter().all(Instance::is_idle) => (Arc::clone(service), true),
-            Standing::Amended(service) if !instances.iter().any(|one| matches!(one.state, State::Ending(_))) => (Arc::clone(service), false),
+            Standing::Amended(service) if !instances.iter().any(|one| matches!(one.state, State::Ending(_))) => {
+                (Arc::clone(service), false)
+            }
             Standing::Settled | Standing::Replaced(_) | Standing::Amended(_) | Standing::Leaving | Standing::Former => return,
         };
         let (before, ids): (u16, Vec<InstanceId>) = (entry.service.instances, instances.iter().map(|one| one.id).collect());
@@ -362,7 +364,9 @@ impl Engine {
     }
 
     fn forget_gone(&mut self, id: ServiceId, out: &mut Vec<Action>) {
-        let Some(entry) = self.services.get_mut(id.0).filter(|entry| entry.standing == Standing::Leaving && entry.count == 0) else { return };
+        let Some(entry) = self.services.get_mut(id.0).filter(|entry| entry.standing == Standing::Leaving && entry.count == 0) else {
+            return;
+        };
         entry.standing = Standing::Former;
         entry.roll = None;
         // Only the name is needed any more.

@@ -99,7 +99,9 @@ impl Supervisor {
                 if let Some(asker) = asker.lock().ok().and_then(|mut asker| asker.take()) {
                     self.refuse(
                         asker,
-                        &format!("no thread could be started to read the file: {error}; raise the container's limit of processes (pids.max)"),
+                        &format!(
+                            "no thread could be started to read the file: {error}; raise the container's limit of processes (pids.max)"
+                        ),
                     );
                 }
             }
@@ -256,10 +258,8 @@ impl Supervisor {
             Some(ServiceChange { name: service.name.clone(), restarted, changes })
         });
         let (before, after) = (engine.patience(), plan.patience());
-        let whole = [
-            crate::config::changes::whole("stop_timeout", before.0, after.0),
-            crate::config::changes::whole("drain", before.1, after.1),
-        ];
+        let whole =
+            [crate::config::changes::whole("stop_timeout", before.0, after.0), crate::config::changes::whole("drain", before.1, after.1)];
         Diff {
             applied: false,
             added: named(Step::Add).map(|planned| planned.service.name.clone()).collect(),
@@ -364,7 +364,9 @@ fn value_change(change: Change) -> ValueChange {
 
 fn notes(kept: &[KeptPort]) -> Vec<String> {
     let told = |KeptPort { service, port, in_file }: &KeptPort| {
-        format!("{service} has PORT {port} while this firstmate runs; by its place in the Procfile one that is started anew gives it {in_file}")
+        format!(
+            "{service} has PORT {port} while this firstmate runs; by its place in the Procfile one that is started anew gives it {in_file}"
+        )
     };
     kept.iter().map(told).collect()
 }

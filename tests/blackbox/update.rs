@@ -77,7 +77,8 @@ fn of_fifty_services_exactly_those_move_that_have_changed(place: Place) {
     };
     let new = stack(&dir(&container), (0..=SERVICES).filter(|number| *number != 9), twist);
     write(&container, &new);
-    let shown = "+ s50\n- s9\n~ s3 (restart)\n    env.LEVEL: new\n~ s13 (restart)\n    umask: new: 027\n~ s21 (restart)\n    nice: new: 1\n";
+    let shown =
+        "+ s50\n- s9\n~ s3 (restart)\n    env.LEVEL: new\n~ s13 (restart)\n    umask: new: 027\n~ s21 (restart)\n    nice: new: 1\n";
     let sum = "1 added, 1 removed, 3 changed (3 with a restart), 46 unchanged";
     let (code, out, error) = container.cli(&["update", "--dry-run"]);
     assert_eq!((code, error.as_str()), (0, ""));
@@ -128,7 +129,7 @@ fn of_fifty_services_exactly_those_move_that_have_changed(place: Place) {
 #[test]
 fn a_file_that_is_wrong_moves_nothing_and_is_told_as_check_config_tells_it() {
     let setup = Setup::empty();
-    let main = "[firstmate]\ninclude = ['more.toml']\n[services.web]\ncommand = '{actor} print up sleep'\ndepends_on = { db = 'started' }\n";
+    let main = "include = ['more.toml']\n[services.web]\ncommand = '{actor} print up sleep'\ndepends_on = { db = 'started' }\n";
     let more = "[services.db]\ncommand = '{actor} print up sleep'\nenv_file = 'db.env'\n";
     let container = setup.file("firstmate.toml", 0o644, main).file("more.toml", 0o644, more).file("db.env", 0o644, "A=1\n").start();
     let before = all_up(&container, 2);
@@ -177,13 +178,18 @@ fn what_no_process_can_notice_is_changed_under_it_and_told_so() {
     let setup = Setup::new("[services.web]\ncommand = '{actor} ignore-term print up sleep'\nstop_timeout = '20s'\n");
     let container = setup.start();
     let before = all_up(&container, 1);
-    let text = |more: &str| format!("{more}[services.web]\ncommand = '{}/actor ignore-term print up sleep'\nstop_timeout = '200ms'\n", dir(&container));
+    let text = |more: &str| {
+        format!("{more}[services.web]\ncommand = '{}/actor ignore-term print up sleep'\nstop_timeout = '200ms'\n", dir(&container))
+    };
     write(&container, &text("[firstmate]\nlog_buffer = '8KiB'\ndrain = '10ms'\n"));
     let (code, out, error) = container.cli(&["update"]);
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     let expected = "~ web (without a restart)\n    stop_timeout: 20s -> 200ms\n~ firstmate itself (at once)\n    drain: 0s -> 10ms\n";
     assert!(out.starts_with(expected), "{out}");
-    assert!(out.contains("~ firstmate itself (takes effect at the next start of firstmate)\n    log_buffer: 16384 bytes -> 8192 bytes\n"), "{out}");
+    assert!(
+        out.contains("~ firstmate itself (takes effect at the next start of firstmate)\n    log_buffer: 16384 bytes -> 8192 bytes\n"),
+        "{out}"
+    );
     assert_eq!(pids(&container), before);
     // And it holds.
     assert_eq!(container.cli(&["stop", "web"]).0, 0);
@@ -201,7 +207,7 @@ fn what_no_process_can_notice_is_changed_under_it_and_told_so() {
 
 #[test]
 fn an_update_meets_another_one_and_a_stop() {
-    let stack = "[services.web]\nstop_timeout = '25s'\ncommand = '{actor} ignore-term print up sleep'\n";
+    let stack = "[firstmate]\nstop_timeout = '2s'\n[services.web]\nstop_timeout = '25s'\ncommand = '{actor} ignore-term print up sleep'\n";
     let container = Setup::new(stack).start();
     all_up(&container, 1);
     container.said("web.1", "up");
@@ -212,7 +218,10 @@ fn an_update_meets_another_one_and_a_stop() {
     assert!(out.ends_with("web.1: on its way\n"), "{out}");
     container.until_state("web.1", StateName::Stopping);
     let (code, _, error) = container.cli(&["update"]);
-    assert_eq!((code, error.as_str()), (1, "error: cannot update: an update is under way; wait for it to be done, as `firstmate events` tells\n"));
+    assert_eq!(
+        (code, error.as_str()),
+        (1, "error: cannot update: an update is under way; wait for it to be done, as `firstmate events` tells\n")
+    );
     assert_eq!(container.cli(&["signal", "KILL", "web"]).0, 0);
     container.said("web.1", "other");
     container.until_ready("web.1");

@@ -107,7 +107,9 @@ fn a_hundred_thousand_looks_allocate_nothing() {
                 Action::Notice(Notice::Memory(MemoryNotice::Method { .. })) => {}
                 Action::Notice(Notice::Memory(notice)) => assert!(looks < 1000, "{notice:?}"),
                 Action::Notice(_) => {}
-                Action::Signal { .. }
+                Action::Define { .. }
+                | Action::Forget { .. }
+                | Action::Signal { .. }
                 | Action::KillTree { .. }
                 | Action::Probe { .. }
                 | Action::CancelProbes { .. }

@@ -256,7 +256,9 @@ impl World {
 
     fn hear(&mut self, notice: &Notice) -> Result<(), String> {
         match notice {
-            Notice::Stopping { cause: Cause::Update, run, .. } if self.stopping => return Err(format!("{run:?}: not for an update any more")),
+            Notice::Stopping { cause: Cause::Update, run, .. } if self.stopping => {
+                return Err(format!("{run:?}: not for an update any more"));
+            }
             Notice::Updating { added, removed, restarted, amended } => {
                 self.summary.added += *added as u64;
                 self.summary.removed += *removed as u64;
