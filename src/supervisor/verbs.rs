@@ -317,6 +317,9 @@ impl Entry {
             return Some(match self.aim {
                 Aim::Gone => Verdict::Removed,
                 Aim::Down => Verdict::Stopped,
+                Aim::Up | Aim::NewRun | Aim::Turn(_) | Aim::Signal(_) if !engine.is_there(self.id.service) => {
+                    Verdict::Failed { why: "it is there no longer: its service is not in the file any more".to_owned() }
+                }
                 Aim::Up | Aim::NewRun | Aim::Turn(_) | Aim::Signal(_) => {
                     Verdict::Failed { why: "it is there no longer: its service has fewer instances now".to_owned() }
                 }
@@ -356,6 +359,7 @@ fn wished(wish: &Wish, engine: &Engine, now: Timestamp) -> Result<Taken, Reply> 
             Verb::Stop if is_down(&status) => (Aim::Down, Some(Verdict::AlreadyStopped)),
             Verb::Stop => (Aim::Down, None),
             Verb::Restart => (Aim::NewRun, None),
+            Verb::Roll if engine.is_pending(id.service) => (Aim::NewRun, Some(Verdict::Failed { why: being_updated(service) })),
             Verb::Roll if !engine.may_roll(id.service) => (Aim::NewRun, Some(Verdict::Failed { why: cannot_roll(service) })),
             Verb::Roll => {
                 let before = engine.roll(id.service);
@@ -439,6 +443,10 @@ fn until(entries: &mut [Entry], asked: Patience, own: Duration, now: Timestamp) 
     }
 }
 
+fn being_updated(service: &Service) -> String {
+    format!("{} is being updated; try again once that is done", service.name)
+}
+
 fn cannot_roll(service: &Service) -> String {
     match service.kind {
         Kind::Oneshot => "a oneshot serves nobody; leave out --rolling".to_owned(),
@@ -462,7 +470,7 @@ fn cannot_reload(service: &Service) -> String {
 fn cannot_scale(engine: &Engine, id: ServiceId, service: &Service, to: u16) -> Option<String> {
     let name = &service.name;
     if engine.is_pending(id) {
-        return Some(format!("{name} is being updated; scale it once that is done"));
+        return Some(being_updated(service));
     }
     if service.kind == Kind::Oneshot {
         return Some(format!("{name} is a oneshot, which runs as often as the file says"));

@@ -129,8 +129,7 @@ fn of_fifty_services_exactly_those_move_that_have_changed(place: Place) {
 #[test]
 fn a_file_that_is_wrong_moves_nothing_and_is_told_as_check_config_tells_it() {
     let setup = Setup::empty();
-    let main =
-        "[firstmate]\ninclude = ['more.toml']\n[services.web]\ncommand = '{actor} print up sleep'\ndepends_on = { db = 'started' }\n";
+    let main = "include = ['more.toml']\n[services.web]\ncommand = '{actor} print up sleep'\ndepends_on = { db = 'started' }\n";
     let more = "[services.db]\ncommand = '{actor} print up sleep'\nenv_file = 'db.env'\n";
     let container = setup.file("firstmate.toml", 0o644, main).file("more.toml", 0o644, more).file("db.env", 0o644, "A=1\n").start();
     let before = all_up(&container, 2);
@@ -208,7 +207,7 @@ fn what_no_process_can_notice_is_changed_under_it_and_told_so() {
 
 #[test]
 fn an_update_meets_another_one_and_a_stop() {
-    let stack = "[services.web]\nstop_timeout = '25s'\ncommand = '{actor} ignore-term print up sleep'\n";
+    let stack = "[firstmate]\nstop_timeout = '2s'\n[services.web]\nstop_timeout = '25s'\ncommand = '{actor} ignore-term print up sleep'\n";
     let container = Setup::new(stack).start();
     all_up(&container, 1);
     container.said("web.1", "up");

@@ -758,12 +758,8 @@ impl<'a> World<'a> {
             }
             Action::Memory(action) => self.judge.memory_action(self.now, action),
             Action::Send { run, signal, .. } => Err(format!("{signal} is sent to {run:?}, and no operator is there")),
-            Action::Spawn { .. }
-            | Action::Probe { .. }
-            | Action::CancelProbes { .. }
-            | Action::Define { .. }
-            | Action::Forget { .. }
-            | Action::Exit { .. } => Ok(()),
+            Action::Define { .. } | Action::Forget { .. } => Err(format!("an update, and no operator is there: {action:?}")),
+            Action::Spawn { .. } | Action::Probe { .. } | Action::CancelProbes { .. } | Action::Exit { .. } => Ok(()),
         }
     }
 
