@@ -16,6 +16,12 @@ impl Engine {
         u16::try_from(self.staying(id).count()).unwrap_or(u16::MAX)
     }
 
+    /// Whether instances that are added to a service are wanted up: as its first one is. What that one does at the moment says nothing of it.
+    #[must_use]
+    pub fn adds_up(&self, id: ServiceId) -> bool {
+        self.instance(InstanceId { service: id, number: 1 }).is_none_or(|first| first.desired == Desired::Up)
+    }
+
     /// What is added is wanted as the first instance is: a service that was stopped stays so.
     pub(super) fn scale(&mut self, now: Timestamp, id: ServiceId, to: u16, out: &mut Vec<Action>) {
         let Some(service) = self.service(id).filter(|service| service.kind == Kind::Service).cloned() else { return };
@@ -24,7 +30,7 @@ impl Engine {
             return;
         }
         out.push(Action::Notice(Notice::Scaled { service: id, from, to }));
-        let desired = self.instance(InstanceId { service: id, number: 1 }).map_or(Desired::Up, |first| first.desired);
+        let desired = if self.adds_up(id) { Desired::Up } else { Desired::Down };
         for number in from.saturating_add(1)..=to {
             self.add(now, InstanceId { service: id, number }, desired);
         }

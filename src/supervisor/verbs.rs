@@ -300,9 +300,7 @@ fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply
         let entry = |number: u16, aim, verdict, name| Entry { id: InstanceId { service: id, number }, name, aim, run_before: 0, verdict };
         let scaled = Verdict::Scaled { from, to, in_file: service.instances };
         entries.push(entry(0, Aim::Gone, Some(scaled), service.name.clone()));
-        let first = engine.instance_status_of(now, InstanceId { service: id, number: 1 });
-        // What is added is wanted as the first is.
-        let added = if first.is_some_and(|first| first.state == StateName::Stopped) { Aim::Down } else { Aim::Up };
+        let added = if engine.adds_up(id) { Aim::Up } else { Aim::Down };
         for number in from.saturating_add(1)..=to {
             let instance = InstanceId { service: id, number };
             entries.push(entry(number, added, None, engine.instance_name(instance)));

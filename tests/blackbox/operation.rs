@@ -119,6 +119,21 @@ fn whoever_does_not_wait_is_back_at_once_and_it_goes_on() {
     assert!(code == 2 && error.contains("firstmate start --no-wait <NAME>..."), "{error}");
 }
 
+#[test]
+fn what_is_added_to_a_service_that_is_being_stopped_stays_stopped() {
+    let setup = Setup::new("[services.slow]\nstop_timeout = '60s'\ncommand = '{actor} ignore-term print up sleep'");
+    let container = up(setup, Place::Init, &["slow.1"]);
+    assert_eq!(container.cli(&["stop", "slow", "--no-wait"]), said(0, "slow.1: told to stop\n"));
+    container.until_state("slow.1", StateName::Stopping);
+    let (code, out, error) = container.cli(&["scale", "slow=3", "--timeout", "20s"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.starts_with("slow: 3 instances, 1 before; ") && out.ends_with("\nslow.2: stopped\nslow.3: stopped\n"), "{out}");
+    assert_eq!(container.instance("slow.1").state, StateName::Stopping, "it was not waited for");
+    assert_eq!(container.cli(&["signal", "KILL", "slow.1"]).0, 0);
+    container.until_state("slow.1", StateName::Stopped);
+    assert_eq!(container.stop(), 0);
+}
+
 fn a_rolling_restart_goes_one_by_one_and_stops_at_the_first_that_fails(place: Place) {
     let setup = Setup::new(
         "
