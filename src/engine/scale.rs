@@ -6,6 +6,7 @@
 use super::Timestamp;
 use super::event::{Action, Cause, InstanceId, Notice};
 use super::instance::{Desired, Idle, Instance, State};
+use super::roll::RollStop;
 use super::spec::{Kind, MOST_INSTANCES, ServiceId};
 use super::stack::{Engine, memory_policy};
 
@@ -49,9 +50,8 @@ impl Engine {
                 }
             }
         }
-        if let Some(roll) = self.services.get_mut(id.0).and_then(|entry| entry.roll.as_mut()).filter(|roll| roll.is_going()) {
-            roll.left.retain(|number| *number <= to);
-        }
+        let away: Vec<InstanceId> = (to.saturating_add(1)..=from).map(|number| InstanceId { service: id, number }).collect();
+        self.leave_out_of_rolls(&away, RollStop::RemovedByOperator, out);
     }
 
     fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {
