@@ -241,7 +241,10 @@ fn why(ended: &RunEnded) -> String {
             Some(act) => format!("the memory guard restarted it: {}", seen(act)),
             None => "the memory guard chose it".to_owned(),
         },
-        Cause::Operator => "an operator asked for its stop or restart".to_owned(),
+        Cause::Operator => match &ended.reason {
+            Some(signal) => printable(signal).into_owned(),
+            None => "an operator asked for its stop or restart".to_owned(),
+        },
         Cause::Shutdown => "everything was being stopped".to_owned(),
     };
     let mut add = |more: &str| {
@@ -592,6 +595,17 @@ it did not end within 10 s, so SIGKILL was sent
                 "was killed by SIGKILL, sent by firstmate, after 2 min 5 s",
                 "  why     an operator asked for its stop or restart; it did not end within 10 s, so SIGKILL was sent\n  done    left down, as asked\n  \
                  try     see whether its program heeds the `stop_signal`, or needs a longer `stop_timeout`\n",
+            ),
+            (
+                RunEnded {
+                    cause: Cause::Operator,
+                    reason: Some("an operator sent it SIGKILL".to_owned()),
+                    outcome: kill(),
+                    asked: true,
+                    ..ended()
+                },
+                "was killed by SIGKILL, sent by firstmate, after 2 min 5 s",
+                "  why     an operator sent it SIGKILL\n  done    started again after 500 ms\n",
             ),
             (
                 RunEnded { outcome: How::Exited { code: 127 }, ..ended() },

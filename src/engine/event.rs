@@ -239,7 +239,7 @@ pub enum Cause {
     StartTimeout,
     /// The memory guard chose it.
     Memory,
-    /// An operator's stop or restart.
+    /// An operator's stop or restart; of what has ended, also an operator's signal.
     Operator,
     /// The whole stack is stopping.
     Shutdown,

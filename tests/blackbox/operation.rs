@@ -89,6 +89,8 @@ fn reloads_and_signals_reach_whom_they_are_for() {
     let (_, line) = container.told_from(at, "web.1 killed by SIGKILL");
     assert!(!line.text.contains("not by firstmate"), "{}", line.text);
     container.until("web.1", "runs again", |instance| instance.run == 2 && instance.state == StateName::Running);
+    let (code, out, _) = container.cli(&["why", "web.1"]);
+    assert!(code == 0 && out.contains("\n  why     an operator sent it SIGKILL\n") && !out.contains("  try "), "{out}");
     assert_eq!(container.stop(), 0);
 }
 

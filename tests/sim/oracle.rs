@@ -110,6 +110,8 @@ struct Run {
     killed: bool,
     /// What its main process left behind must be told, too.
     pass_on: bool,
+    /// What an operator last sent to it.
+    sent: Option<Signal>,
     /// Of the main process, once that is gone.
     end: Option<(Outcome, Duration)>,
 }
@@ -708,6 +710,9 @@ impl Oracle {
                 // The notice says when exactly; until then it may not start.
                 known.not_before = Some(now.after(Duration::from_secs_f64(base * (1.0 - service.backoff.jitter))));
                 let failures = known.failures;
+                // A crash to its policy, and told as what it was.
+                let own = matches!(&outcome, Outcome::Signaled(signal) if run.sent == Some(*signal));
+                let cause = if cause == Cause::Crash && own { Cause::Operator } else { cause };
                 Next::Restarting {
                     failures,
                     cause,
@@ -734,8 +739,11 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Action::Send { run, .. } => match self.present(*run) {
-                Some(run) if run.executed_at.is_some() || run.cause.is_some() => Ok(()),
+            Action::Send { run, signal, .. } => match self.present(*run) {
+                Some(run) if run.executed_at.is_some() || run.cause.is_some() => {
+                    run.sent = Some(*signal);
+                    Ok(())
+                }
                 _ => Err(format!("a signal to what does not run: {action:?}")),
             },
             Action::KillTree { run } => self.check_ending(now, *run, true),
@@ -874,6 +882,7 @@ impl Oracle {
             needs_until: Timestamp::ZERO,
             killed: false,
             pass_on: false,
+            sent: None,
             end: None,
         });
         self.spawned += 1;

@@ -405,11 +405,16 @@ fn a_signal_is_sent_as_asked_and_its_end_is_firstmates_own_doing() {
     // Not as wished: a signal is no stop. But nobody else sent it.
     assert_eq!(rig.ended(), Some((false, true)));
     assert_eq!(rig.state(0), StateName::Backoff);
+    // To its policy that is a crash; to whoever reads of it, it is the operator's.
+    assert!(matches!(rig.notices.last(), Some(Notice::Restarting { failures: 1, cause: Cause::Operator, .. })), "{:?}", rig.notices);
+    let incident = rig.ended_run();
+    assert_eq!((incident.cause, incident.reason.as_deref()), (Cause::Operator, Some("an operator sent it SIGKILL")));
     rig.wait(500);
     rig.up(0);
     rig.notices.clear();
     rig.exit(0, Outcome::Signaled(Signal::KILL));
     assert_eq!(rig.ended(), Some((false, false)), "it was another run that got it");
+    assert!(matches!(rig.notices.last(), Some(Notice::Restarting { cause: Cause::Crash, .. })), "{:?}", rig.notices);
     // Also while it ends.
     rig.wait(1_000);
     rig.up(0);
