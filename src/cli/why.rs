@@ -45,13 +45,15 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
     // The incidents name only whom something has befallen.
     let names: Vec<&str> = args.names.iter().map(String::as_str).filter(|name| *name != "all").collect();
     let all = names.len() < args.names.len() || names.is_empty();
+    let mut incidents = fetch(socket)?;
     if !names.is_empty() {
         let status = status::fetch(socket)?;
-        if let Some(unknown) = names.iter().find(|name| !is_known(&status, name)) {
+        // Who was scaled away is not there any more; what befell it is.
+        let told = |name: &str| incidents.incidents.iter().any(|incident| incident.what.instance() == Some(name));
+        if let Some(unknown) = names.iter().find(|name| !is_known(&status, name) && !told(name)) {
             return Err(unknown_name(&status, unknown));
         }
     }
-    let mut incidents = fetch(socket)?;
     if !all {
         incidents.incidents.retain(|incident| incident.what.instance().is_none_or(|instance| is_named(instance, &names)));
     }

@@ -203,6 +203,21 @@ fn a_rolling_restart_goes_on_when_whoever_asked_has_left() {
     assert_eq!(container.stop(), 0);
 }
 
+#[test]
+fn what_befell_who_was_scaled_away_can_be_asked_for() {
+    let setup = Setup::new("[services.web]\ninstances = 2\ncommand = '{actor} print up sleep'");
+    let container = up(setup, Place::Init, &["web.1", "web.2"]);
+    container.kill(container.pid_of("web.2"), "KILL");
+    container.told("incident 1, about web.2");
+    assert_eq!(container.cli(&["scale", "web=1"]).0, 0);
+    let (code, out, error) = container.cli(&["why", "web.2"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.contains(": web.2 (run 1) was killed by SIGKILL, not sent by firstmate"), "{out}");
+    let (code, _, error) = container.cli(&["why", "web.3"]);
+    assert_eq!((code, error.as_str()), (4, "error: no service or instance is called `web.3`\n  = help: did you mean `web.1`?\n"));
+    assert_eq!(container.stop(), 0);
+}
+
 fn services_are_scaled(place: Place) {
     let setup = Setup::new(
         "
