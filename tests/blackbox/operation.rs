@@ -232,17 +232,17 @@ fn services_are_scaled(place: Place) {
     .file("Procfile", 0o644, "web: {actor} print-env PORT sleep\nother: {actor} print-env PORT sleep\n");
     let container = up(setup, place, &["web.1", "web.2", "other.1"]);
     let scaled =
-        "web: 4 instances, 2 before; the file says 2, which holds again when firstmate is started anew\nweb.3: started\nweb.4: started\n";
+        "web: 4 instances, 2 before; it was started with 2, which holds again when firstmate is started anew\nweb.3: started\nweb.4: started\n";
     assert_eq!(container.cli(&["scale", "web=4"]), said(0, scaled));
     container.said("web.4", "5003");
     let (code, out, notes) = container.cli(&["status", "web"]);
-    assert_eq!((code, out.lines().count(), notes.as_str()), (0, 4, "web: scaled at run time; the file says 2\n"));
+    assert_eq!((code, out.lines().count(), notes.as_str()), (0, 4, "web: scaled at run time; it was started with 2\n"));
     let first = container.pid_of("web.1");
     assert_eq!(
         container.cli(&["scale", "web=1"]),
         said(
             0,
-            "web: 1 instance, 4 before; the file says 2, which holds again when firstmate is started anew\nweb.4: removed\nweb.3: removed\nweb.2: removed\n"
+            "web: 1 instance, 4 before; it was started with 2, which holds again when firstmate is started anew\nweb.4: removed\nweb.3: removed\nweb.2: removed\n"
         )
     );
     assert_eq!(container.pid_of("web.1"), first);
