@@ -410,8 +410,8 @@ mod tests {
     }
 
     /// Of this very instance.
-    fn web() -> Whom {
-        Whom::Some(Named { services: Vec::new(), instances: vec![WEB] })
+    fn only(id: InstanceId) -> Whom {
+        Whom::Some(Named { services: Vec::new(), instances: vec![id] })
     }
 
     fn add(book: &Shared, id: InstanceId, text: &str) {
@@ -453,9 +453,9 @@ mod tests {
         let all: Vec<String> = (0..200).map(|number| format!("{} {number}", if number % 3 == 0 { "store" } else { "web" })).collect();
         assert_eq!(read(&mut reader(&book, Whom::All, None, None, false)), (all.clone(), Some(Fill::End)));
         let web: Vec<String> = all.iter().filter(|line| line.starts_with("web")).cloned().collect();
-        assert_eq!(read(&mut reader(&book, web(), None, None, false)).0, web);
+        assert_eq!(read(&mut reader(&book, only(WEB), None, None, false)).0, web);
         assert_eq!(read(&mut reader(&book, Whom::All, Some(4), None, false)).0, all[196..]);
-        assert_eq!(read(&mut reader(&book, web(), Some(2), None, false)).0, web[web.len() - 2..]);
+        assert_eq!(read(&mut reader(&book, only(WEB), Some(2), None, false)).0, web[web.len() - 2..]);
         assert_eq!(read(&mut reader(&book, Whom::All, Some(0), None, false)).0, Vec::<String>::new());
         // A line's time is its number here, the first being 1.
         assert_eq!(read(&mut reader(&book, Whom::All, None, Some(199), false)).0, all[198..]);
@@ -478,7 +478,7 @@ mod tests {
         let mut follower = reader(&book, Whom::All, None, None, true);
         add(&book, STORE, "came meanwhile");
         assert_eq!(read(&mut follower), (vec!["web was".to_owned(), "store came meanwhile".to_owned()], None));
-        let mut of_web = reader(&book, web(), Some(0), None, true);
+        let mut of_web = reader(&book, only(WEB), Some(0), None, true);
         add(&book, STORE, "s");
         add(&book, WEB, "w");
         assert_eq!(read(&mut follower).0, ["store s", "web w"]);
@@ -493,7 +493,7 @@ mod tests {
     #[test]
     fn who_is_too_slow_is_told_how_many_of_its_lines_are_missing() {
         let book = shared(LogBook::of_each(4 << 10));
-        let mut slow = reader(&book, web(), None, None, true);
+        let mut slow = reader(&book, only(WEB), None, None, true);
         let mut fast = reader(&book, Whom::All, None, None, true);
         let text = "x".repeat(100);
         let mut got = 0;
@@ -554,7 +554,7 @@ mod tests {
         let (said, _) = read(&mut reader(&book, Whom::All, None, None, false));
         assert_eq!((said.len(), said.last()), (33, Some(&format!("web {:0100}", 99))));
         let of_store = [format!("store {:0100}", 98)];
-        assert_eq!(read(&mut reader(&book, Whom::Some(vec![STORE]), Some(1), None, false)).0, of_store);
+        assert_eq!(read(&mut reader(&book, only(STORE), Some(1), None, false)).0, of_store);
     }
 
     #[test]
