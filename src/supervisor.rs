@@ -385,6 +385,7 @@ impl Supervisor {
 
     /// Lets the engine decide about all that happened, and performs it, until there is nothing more to decide.
     fn settle(&mut self) {
+        let happened = !self.events.is_empty();
         while let Some(event) = self.events.pop_front() {
             let now = self.now();
             let mut actions = std::mem::take(&mut self.actions);
@@ -401,7 +402,10 @@ impl Supervisor {
         }
         self.output.books.incidents(&self.engine.borrow(), &mut self.last_incident);
         let now = self.now();
-        self.desk.settle(&self.engine.borrow(), now);
+        // Where nothing has happened, no wish has come nearer: services write all the time.
+        if happened || self.desk.next_deadline().is_some_and(|until| until <= now) {
+            self.desk.settle(&self.engine.borrow(), now);
+        }
         self.tell_outer();
     }
 

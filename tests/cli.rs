@@ -244,7 +244,7 @@ fn every_verb_asks_for_what_its_arguments_say() {
     ];
     let stand = Stand::answering(stack(), Reply::Done { instances: all.to_vec() });
     let lines = "\
-web: 4 instances, 2 before; the file says 2, which holds again when firstmate is started anew
+web: 4 instances, 2 before; it was started with 2, which holds again when firstmate is started anew
 web.3: on its way
 web.4: removed
 a.1: signalled (SIGHUP)
@@ -286,7 +286,7 @@ fn status_knows_groups_and_says_what_is_not_as_in_the_file() {
     let (code, stdout, stderr) = on(&stand, &["status", "front"]);
     let names: Vec<&str> = stdout.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!((code, names), (3, vec!["nginx.1", "worker.1", "worker.2"]));
-    assert_eq!(stderr, "worker: scaled at run time; the file says 1\nworker: rolling restart: worker.1 now, then worker.2\n");
+    assert_eq!(stderr, "worker: scaled at run time; it was started with 1\nworker: rolling restart: worker.1 now, then worker.2\n");
     assert_eq!(on(&stand, &["status", "nginx"]).2, "");
     let (code, _, stderr) = on(&stand, &["status", "frnot"]);
     assert_eq!((code, stderr.as_str()), (4, "error: no service, instance or group is called `frnot`\n  = help: did you mean `front`?\n"));

@@ -85,7 +85,7 @@ pub(super) fn notes(status: &Status) -> String {
         let name = printable(&service.name);
         if let Some(in_file) = service.instances_in_file {
             // Writing into a String cannot fail.
-            let _ = writeln!(text, "{name}: scaled at run time; the file says {in_file}");
+            let _ = writeln!(text, "{name}: scaled at run time; it was started with {in_file}");
         }
         if let Some(rolling) = &service.rolling {
             let now = rolling

@@ -269,7 +269,7 @@ pub(super) fn words(verb: &str, verdict: &Verdict) -> String {
             let file = if to == in_file {
                 String::new()
             } else {
-                format!("; the file says {in_file}, which holds again when firstmate is started anew")
+                format!("; it was started with {in_file}, which holds again when firstmate is started anew")
             };
             format!("{to} instance{plural}, {before}{file}")
         }
@@ -304,7 +304,7 @@ mod tests {
             ("scale", Verdict::Removed, "removed"),
             ("reload", signalled(1), "signalled (SIGHUP)"),
             ("signal", signalled(3), "signalled (SIGHUP, 3 processes)"),
-            ("scale", scaled(2, 4, 2), "4 instances, 2 before; the file says 2, which holds again when firstmate is started anew"),
+            ("scale", scaled(2, 4, 2), "4 instances, 2 before; it was started with 2, which holds again when firstmate is started anew"),
             ("scale", scaled(3, 1, 1), "1 instance, 3 before"),
             ("scale", scaled(3, 3, 3), "3 instances, as before"),
         ] {

@@ -45,14 +45,16 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
     let socket = args.socket.socket.as_deref();
     let all = status::is_whole(&args.names);
     let mut names: Vec<String> = args.names.clone();
+    let mut incidents = fetch(socket)?;
     if names.iter().any(|name| name != "all") {
-        // The incidents name only whom something has befallen, and know of no group.
+        // The incidents name only whom something has befallen, and know of no group; and who was scaled away is not in the status.
         let status = status::fetch(socket)?;
-        status::look_up(&status, &names)?;
+        let told = |name: &str| incidents.incidents.iter().any(|incident| incident.what.instance() == Some(name));
+        let others: Vec<String> = names.iter().filter(|name| !told(name)).cloned().collect();
+        status::look_up(&status, &others)?;
         let named = status.services.iter().filter(|service| args.names.iter().any(|name| status::is_called(service, name)));
         names.extend(named.map(|service| service.name.clone()));
     }
-    let mut incidents = fetch(socket)?;
     if !all {
         incidents.incidents.retain(|incident| incident.what.instance().is_none_or(|instance| is_named(instance, &names)));
     }
@@ -232,7 +234,10 @@ fn why(ended: &RunEnded) -> String {
             None => "the memory guard chose it".to_owned(),
         },
         Cause::Watch => "files it watches had changed".to_owned(),
-        Cause::Operator => "an operator asked for its stop or restart".to_owned(),
+        Cause::Operator => match &ended.reason {
+            Some(signal) => printable(signal).into_owned(),
+            None => "an operator asked for its stop or restart".to_owned(),
+        },
         Cause::Update => "the file has another definition of it, or none".to_owned(),
         Cause::Shutdown => "everything was being stopped".to_owned(),
     };
@@ -588,6 +593,17 @@ it did not end within 10 s, so SIGKILL was sent
                 "was killed by SIGKILL, sent by firstmate, after 2 min 5 s",
                 "  why     an operator asked for its stop or restart; it did not end within 10 s, so SIGKILL was sent\n  done    left down, as asked\n  \
                  try     see whether its program heeds the `stop_signal`, or needs a longer `stop_timeout`\n",
+            ),
+            (
+                RunEnded {
+                    cause: Cause::Operator,
+                    reason: Some("an operator sent it SIGKILL".to_owned()),
+                    outcome: kill(),
+                    asked: true,
+                    ..ended()
+                },
+                "was killed by SIGKILL, sent by firstmate, after 2 min 5 s",
+                "  why     an operator sent it SIGKILL\n  done    started again after 500 ms\n",
             ),
             (
                 RunEnded { outcome: How::Exited { code: 127 }, ..ended() },

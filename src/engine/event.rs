@@ -260,7 +260,7 @@ pub enum Cause {
     Memory,
     /// Files it watches have changed.
     Watch,
-    /// An operator's stop or restart.
+    /// An operator's stop or restart; of what has ended, also an operator's signal.
     Operator,
     /// The file has another definition of it, or none.
     Update,

@@ -107,7 +107,7 @@ pub struct RunEnded {
     pub asked: bool,
     /// Why firstmate ended it; `crash` when it did not.
     pub cause: Cause,
-    /// What its probe said, where that is why.
+    /// What its probe said, or which signal an operator sent it, where that is why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// What the memory guard saw, where that is why.
@@ -453,9 +453,14 @@ impl Engine {
                 }
                 Notice::Killing { run, after } => self.journal.note(*run).sigkill_after = Some(*after),
                 Notice::Ended { run, outcome, uptime, clean, left_behind, asked } => {
-                    let note = self.journal.take_note(*run);
+                    let mut note = self.journal.take_note(*run);
                     let seen = witness.filter(|witness| witness.run == *run);
-                    let cause = note.cause.or_else(|| seen.map(|seen| seen.cause)).unwrap_or(Cause::Crash);
+                    let mut cause = note.cause.or_else(|| seen.map(|seen| seen.cause)).unwrap_or(Cause::Crash);
+                    // Nobody but an operator has firstmate send a signal to a run that is not being ended.
+                    if let (Cause::Crash, true, Outcome::Signaled(signal)) = (cause, *asked, outcome) {
+                        cause = Cause::Operator;
+                        note.reason = Some(format!("an operator sent it {signal}"));
+                    }
                     let abnormal = match cause {
                         Cause::Live | Cause::Watchdog | Cause::StartTimeout | Cause::Memory => true,
                         Cause::Crash | Cause::Watch | Cause::Operator | Cause::Update | Cause::Shutdown => !clean,

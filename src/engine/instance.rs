@@ -578,7 +578,12 @@ impl Instance {
 
     /// Whether firstmate itself sent the signal this outcome is about.
     fn asked(&self, service: &Service, outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Signaled(signal) if self.signalled == Some((self.runs, *signal))) || self.is_of_stop(service, outcome)
+        matches!(outcome, Outcome::Signaled(signal) if self.is_signalled(*signal)) || self.is_of_stop(service, outcome)
+    }
+
+    /// Whether this is the signal an operator last sent to the last run.
+    fn is_signalled(&self, signal: Signal) -> bool {
+        self.signalled == Some((self.runs, signal))
     }
 
     /// The same of a signal that was to end it.
@@ -699,6 +704,9 @@ impl Instance {
         }
         self.state =
             State::Idle(if delay.is_zero() { Idle::Due { waits_for: None } } else { Idle::Backoff { retry_at: now.after(delay) } });
+        // To its policy it is a crash, and to whoever reads of it an operator's doing.
+        let killed = matches!(&outcome, Outcome::Signaled(signal) if self.is_signalled(*signal));
+        let cause = if cause == Cause::Crash && killed { Cause::Operator } else { cause };
         out.push(Action::Notice(Notice::Restarting { instance: self.id, delay, failures: self.failures, cause }));
         Consequence::Nothing
     }

@@ -62,6 +62,10 @@ pub enum RollStop {
     NotStarted,
     /// An operator stopped it meanwhile.
     StoppedByOperator,
+    /// An operator restarted it by name before its turn, and none came after it.
+    RestartedByOperator,
+    /// An operator had its service have fewer instances, and none came after it.
+    RemovedByOperator,
     /// This other instance is not ready, and stays so.
     OtherNotReady(u16),
     /// No other instance is wanted up.
@@ -163,11 +167,17 @@ impl Engine {
         !self.is_halting(id) && self.service(id).is_some_and(|service| service.kind == Kind::Service) && self.staying(id).count() > 1
     }
 
-    /// An operator has had another wish of these since.
-    pub(super) fn leave_out_of_rolls(&mut self, instances: &[InstanceId]) {
+    /// An operator has had another wish of these since. Where that leaves nobody while nobody is coming back, it has ended, and not as it should.
+    pub(super) fn leave_out_of_rolls(&mut self, instances: &[InstanceId], why: RollStop, out: &mut Vec<Action>) {
         for id in instances {
-            if let Some(roll) = self.services.get_mut(id.service.0).and_then(|entry| entry.roll.as_mut()).filter(|roll| roll.is_going()) {
-                roll.left.retain(|number| *number != id.number);
+            let Some(roll) = self.services.get_mut(id.service.0).and_then(|entry| entry.roll.as_mut()) else { continue };
+            if !roll.is_going() || !roll.left.contains(&id.number) {
+                continue;
+            }
+            roll.left.retain(|number| *number != id.number);
+            if roll.left.is_empty() && matches!(roll.state, RollState::Waiting { .. }) {
+                roll.state = RollState::Stopped { at: id.number, why };
+                out.push(Action::Notice(Notice::RollStopped { at: *id, why, left: 0 }));
             }
         }
     }
@@ -231,8 +241,12 @@ impl Engine {
         match roll.state {
             RollState::Waiting { until } => self.next_turn(now, id, roll, until),
             RollState::Coming { number, run_before, until } => match self.instance(InstanceId { service: id, number }) {
-                // Scaled away meanwhile.
+                // Scaled away meanwhile: it has not come back, so that alone does not make it done.
+                None if roll.left.is_empty() => Turn::Stop { at: number, why: RollStop::RemovedByOperator },
                 None => Turn::Next { from: now },
+                Some(instance) if instance.desired == Desired::Gone && roll.left.is_empty() => {
+                    Turn::Stop { at: number, why: RollStop::RemovedByOperator }
+                }
                 Some(instance) if instance.desired == Desired::Gone => Turn::Next { from: now },
                 Some(instance) if instance.desired == Desired::Down => Turn::Stop { at: number, why: RollStop::StoppedByOperator },
                 Some(instance) => coming(now, instance, run_before, until, patience),
@@ -243,6 +257,7 @@ impl Engine {
 
     /// Who is next, if anybody may be.
     fn next_turn(&self, now: Timestamp, id: ServiceId, roll: &Roll, until: Timestamp) -> Turn {
+        // The last one has just come back: who is left out by an operator does not get here.
         let Some(first) = roll.left.first().copied() else { return Turn::Done };
         let unready = |number: &u16| self.instance(InstanceId { service: id, number: *number }).is_some_and(|one| !one.is_ready());
         // Nothing is lost by ending who is not ready, and a new run may be what mends it.

@@ -6,6 +6,7 @@
 use super::Timestamp;
 use super::event::{Action, Cause, InstanceId, Notice};
 use super::instance::{Desired, Idle, Instance, State};
+use super::roll::RollStop;
 use super::spec::{Kind, MOST_INSTANCES, ServiceId};
 use super::stack::{Engine, memory_policy};
 use super::update::Standing;
@@ -15,6 +16,12 @@ impl Engine {
     #[must_use]
     pub fn instances_wanted(&self, id: ServiceId) -> u16 {
         u16::try_from(self.staying(id).count()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether instances that are added to a service are wanted up: as its first one is. What that one does at the moment says nothing of it.
+    #[must_use]
+    pub fn adds_up(&self, id: ServiceId) -> bool {
+        self.instance(InstanceId { service: id, number: 1 }).is_none_or(|first| first.desired == Desired::Up)
     }
 
     /// What is added is wanted as the first instance is: a service that was stopped stays so.
@@ -32,7 +39,7 @@ impl Engine {
             return;
         }
         out.push(Action::Notice(Notice::Scaled { service: id, from, to }));
-        let desired = self.instance(InstanceId { service: id, number: 1 }).map_or(Desired::Up, |first| first.desired);
+        let desired = if self.adds_up(id) { Desired::Up } else { Desired::Down };
         for number in from.saturating_add(1)..=to {
             self.add(now, InstanceId { service: id, number }, desired);
         }
@@ -51,9 +58,8 @@ impl Engine {
                 }
             }
         }
-        if let Some(roll) = self.services.get_mut(id.0).and_then(|entry| entry.roll.as_mut()).filter(|roll| roll.is_going()) {
-            roll.left.retain(|number| *number <= to);
-        }
+        let away: Vec<InstanceId> = (to.saturating_add(1)..=from).map(|number| InstanceId { service: id, number }).collect();
+        self.leave_out_of_rolls(&away, RollStop::RemovedByOperator, out);
     }
 
     pub(super) fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {

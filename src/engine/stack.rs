@@ -11,7 +11,7 @@ use super::guard::{Decision, Guard, May};
 use super::incident::Journal;
 use super::instance::{Consequence, Desired, Idle, Instance, Shared, State};
 use super::memory::{Calm, MemoryEvent};
-use super::roll::Roll;
+use super::roll::{Roll, RollStop};
 use super::spec::{Condition, Dependency, Kind, Restart, Service, ServiceId, ServiceMemory, Spec, Victim};
 use super::update::Standing;
 use super::{Outcome, Timestamp};
@@ -435,7 +435,8 @@ impl Engine {
         match command.verb {
             Verb::Roll => return self.begin_rolls(now, &command.instances, out),
             // Who has a new run, or is to have none, is not restarted once more.
-            Verb::Stop | Verb::Restart => self.leave_out_of_rolls(&command.instances),
+            Verb::Stop => self.leave_out_of_rolls(&command.instances, RollStop::StoppedByOperator, out),
+            Verb::Restart => self.leave_out_of_rolls(&command.instances, RollStop::RestartedByOperator, out),
             Verb::Start | Verb::Reload | Verb::Signal { .. } => {}
         }
         for id in &command.instances {

@@ -249,7 +249,7 @@ pub struct ServiceStatus {
     /// Names that stand for it and others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// How many instances the file says; absent while it has as many.
+    /// How many instances it was started with, as the file or `-m` says; absent while it has as many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instances_in_file: Option<u16>,
     /// A rolling restart that goes on.

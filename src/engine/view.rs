@@ -9,15 +9,21 @@ use super::status::{InstanceStatus, Phase as PhaseName, RollingStatus, ServiceSt
 use super::{Cause, EndCause, ServiceId, Timestamp};
 
 impl Engine {
-    /// What is true at `now`. `version` and `pid` are firstmate's own.
+    /// Where the whole stack is in its life.
     #[must_use]
-    pub fn status(&self, now: Timestamp, version: &str, pid: u32) -> Status {
-        let phase = match &self.phase {
+    pub const fn phase(&self) -> PhaseName {
+        match &self.phase {
             Phase::Serving => PhaseName::Running,
             Phase::Draining { .. } => PhaseName::Draining,
             Phase::Stopping { .. } => PhaseName::Stopping,
             Phase::Ended { .. } => PhaseName::Ended,
-        };
+        }
+    }
+
+    /// What is true at `now`. `version` and `pid` are firstmate's own.
+    #[must_use]
+    pub fn status(&self, now: Timestamp, version: &str, pid: u32) -> Status {
+        let phase = self.phase();
         let mut ready = phase == PhaseName::Running;
         let mut started = true;
         let mut services = Vec::with_capacity(self.services.len());

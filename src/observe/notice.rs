@@ -128,7 +128,8 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
                 Cause::StartTimeout => "start timeout",
                 Cause::Memory => "memory",
                 Cause::Watch => "watch",
-                Cause::Operator => "as asked",
+                // An operator's restart needs no words.
+                Cause::Operator => "an operator's signal",
                 Cause::Update => "update",
                 Cause::Shutdown => "shutdown",
             };
@@ -674,7 +675,7 @@ mod tests {
             (Duration::ZERO, 0, Cause::Memory, "web.1 restarts now (memory)"),
             (secs(2), 3, Cause::Memory, "web.1 restarts in 2 s (failure 3, memory)"),
             (Duration::ZERO, 0, Cause::Watch, "web.1 restarts now (watch)"),
-            (Duration::ZERO, 0, Cause::Operator, "web.1 restarts now (as asked)"),
+            (millis(500), 1, Cause::Operator, "web.1 restarts in 500 ms (failure 1, an operator's signal)"),
             (Duration::ZERO, 0, Cause::Shutdown, "web.1 restarts now (shutdown)"),
         ] {
             says(Notice::Restarting { instance: WEB, delay, failures, cause }, Level::Info, text);

@@ -52,6 +52,8 @@ pub fn roll_stop(why: RollStop, name: impl Fn(u16) -> String) -> String {
         RollStop::NotBack => "its new run did not become ready".to_owned(),
         RollStop::NotStarted => "its new run could not begin".to_owned(),
         RollStop::StoppedByOperator => "it was stopped meanwhile".to_owned(),
+        RollStop::RestartedByOperator => "it was restarted by name meanwhile".to_owned(),
+        RollStop::RemovedByOperator => "its service has fewer instances now".to_owned(),
         RollStop::OtherNotReady(number) => format!("{} is not ready, so it must stay", name(number)),
         RollStop::NoOther => "no other instance is up, so it must stay".to_owned(),
         RollStop::Updated => "its service is updated meanwhile".to_owned(),
@@ -86,6 +88,16 @@ mod tests {
                 stopped(RollStop::StoppedByOperator, 1),
                 Level::Warn,
                 "the rolling restart of web stops at web.2: it was stopped meanwhile; 1 instance keeps its run",
+            ),
+            (
+                stopped(RollStop::RestartedByOperator, 0),
+                Level::Warn,
+                "the rolling restart of web stops at web.2: it was restarted by name meanwhile",
+            ),
+            (
+                stopped(RollStop::RemovedByOperator, 0),
+                Level::Warn,
+                "the rolling restart of web stops at web.2: its service has fewer instances now",
             ),
             (
                 stopped(RollStop::OtherNotReady(3), 0),

@@ -234,7 +234,7 @@ pub enum Verdict {
         from: u16,
         /// From now on.
         to: u16,
-        /// What the file says, which holds again when firstmate is started anew.
+        /// What the file or `-m` says, which holds again when firstmate is started anew in the same way.
         in_file: u16,
     },
     /// Nothing is left of it, and it is there no longer.

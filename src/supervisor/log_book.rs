@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::log_ring::{Entry, Line, Place, Ring};
+use super::names::Named;
 use crate::config::LogBuffer;
 use crate::engine::{InstanceId, ServiceId};
 use crate::observe::Stream;
@@ -88,15 +89,16 @@ struct Follower {
 pub(super) enum Whom {
     /// Everybody's.
     All,
-    /// Of these, in order.
-    Some(Vec<InstanceId>),
+    /// Of these.
+    Some(Named),
 }
 
 impl Whom {
     fn includes(&self, id: InstanceId) -> bool {
         match self {
             Self::All => true,
-            Self::Some(ids) => ids.binary_search(&id).is_ok(),
+            // What is about the whole is about each of them.
+            Self::Some(named) => id == WHOLE || named.includes(id),
         }
     }
 }
@@ -457,6 +459,11 @@ mod tests {
         book
     }
 
+    /// Of this very instance.
+    fn only(id: InstanceId) -> Whom {
+        Whom::Some(Named { services: Vec::new(), instances: vec![id] })
+    }
+
     fn add(book: &Shared, id: InstanceId, text: &str) {
         let at = book.borrow().next_number();
         book.borrow_mut().add(id, at, Stream::Out, text.as_bytes(), false);
@@ -511,9 +518,9 @@ mod tests {
         let all: Vec<String> = (0..200).map(|number| format!("{} {number}", if number % 3 == 0 { "store" } else { "web" })).collect();
         assert_eq!(read(&mut reader(&book, Whom::All, None, None, false)), (all.clone(), Some(Fill::End)));
         let web: Vec<String> = all.iter().filter(|line| line.starts_with("web")).cloned().collect();
-        assert_eq!(read(&mut reader(&book, Whom::Some(vec![WEB]), None, None, false)).0, web);
+        assert_eq!(read(&mut reader(&book, only(WEB), None, None, false)).0, web);
         assert_eq!(read(&mut reader(&book, Whom::All, Some(4), None, false)).0, all[196..]);
-        assert_eq!(read(&mut reader(&book, Whom::Some(vec![WEB]), Some(2), None, false)).0, web[web.len() - 2..]);
+        assert_eq!(read(&mut reader(&book, only(WEB), Some(2), None, false)).0, web[web.len() - 2..]);
         assert_eq!(read(&mut reader(&book, Whom::All, Some(0), None, false)).0, Vec::<String>::new());
         // A line's time is its number here, the first being 1.
         assert_eq!(read(&mut reader(&book, Whom::All, None, Some(199), false)).0, all[198..]);
@@ -536,7 +543,7 @@ mod tests {
         let mut follower = reader(&book, Whom::All, None, None, true);
         add(&book, STORE, "came meanwhile");
         assert_eq!(read(&mut follower), (vec!["web was".to_owned(), "store came meanwhile".to_owned()], None));
-        let mut of_web = reader(&book, Whom::Some(vec![WEB]), Some(0), None, true);
+        let mut of_web = reader(&book, only(WEB), Some(0), None, true);
         add(&book, STORE, "s");
         add(&book, WEB, "w");
         assert_eq!(read(&mut follower).0, ["store s", "web w"]);
@@ -551,7 +558,7 @@ mod tests {
     #[test]
     fn who_is_too_slow_is_told_how_many_of_its_lines_are_missing() {
         let book = shared(each(4 << 10));
-        let mut slow = reader(&book, Whom::Some(vec![WEB]), None, None, true);
+        let mut slow = reader(&book, only(WEB), None, None, true);
         let mut fast = reader(&book, Whom::All, None, None, true);
         let text = "x".repeat(100);
         let mut got = 0;
@@ -612,7 +619,7 @@ mod tests {
         let (said, _) = read(&mut reader(&book, Whom::All, None, None, false));
         assert_eq!((said.len(), said.last()), (33, Some(&format!("web {:0100}", 99))));
         let of_store = [format!("store {:0100}", 98)];
-        assert_eq!(read(&mut reader(&book, Whom::Some(vec![STORE]), Some(1), None, false)).0, of_store);
+        assert_eq!(read(&mut reader(&book, only(STORE), Some(1), None, false)).0, of_store);
     }
 
     #[test]

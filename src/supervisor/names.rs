@@ -20,6 +20,40 @@ pub(super) fn resolve(engine: &Engine, names: &[String]) -> Result<Vec<InstanceI
     Ok(all.iter().filter(|(id, instance)| wanted(*id, instance)).map(|(id, _)| *id).collect())
 }
 
+/// Whom names stand for, also those that are not there yet: a service has other instances when it is scaled.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Named {
+    /// Those that were named by their own name or by that of a group, in order.
+    pub(super) services: Vec<ServiceId>,
+    /// Those that were named by `name.1`, in order.
+    pub(super) instances: Vec<InstanceId>,
+}
+
+impl Named {
+    pub(super) fn includes(&self, id: InstanceId) -> bool {
+        self.services.binary_search(&id.service).is_ok() || self.instances.binary_search(&id).is_ok()
+    }
+}
+
+/// Whom `names` stand for, `all` aside.
+///
+/// # Errors
+///
+/// The reply for the first name that is nobody's.
+pub(super) fn resolve_lasting(engine: &Engine, names: &[String]) -> Result<Named, Reply> {
+    let mut named = Named::default();
+    for id in resolve(engine, names)? {
+        if names.iter().any(|name| is_called(engine, id.service, name)) {
+            if named.services.last() != Some(&id.service) {
+                named.services.push(id.service);
+            }
+        } else {
+            named.instances.push(id);
+        }
+    }
+    Ok(named)
+}
+
 /// The service of this very name.
 ///
 /// # Errors

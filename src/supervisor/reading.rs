@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::log_book::{LogBook, Look, Reader, Shared, WHOLE, Wanted, Whom};
 use super::log_ring::Entry;
-use super::names::resolve;
+use super::names::{resolve, resolve_lasting};
 use super::verbs::Counter;
 use super::{Message, Supervisor};
 use crate::engine::{Engine, InstanceId, Notice, RunId};
@@ -139,15 +139,9 @@ impl Counter {
     }
 
     fn wanted(&self, asked: &Reading) -> Result<Wanted, Reply> {
-        let mut ids = resolve(&self.engine.borrow(), &asked.names)?;
-        let whom = if asked.names.is_empty() || asked.names.iter().any(|name| name == "all") {
-            Whom::All
-        } else {
-            // What is about the whole is about each of them.
-            ids.push(WHOLE);
-            ids.sort_unstable();
-            Whom::Some(ids)
-        };
+        let named = resolve_lasting(&self.engine.borrow(), &asked.names)?;
+        let is_all = asked.names.is_empty() || asked.names.iter().any(|name| name == "all");
+        let whom = if is_all { Whom::All } else { Whom::Some(named) };
         let since_ms = asked.since.map(|since| unix_ms(SystemTime::now().checked_sub(since).unwrap_or(UNIX_EPOCH)));
         Ok(Wanted { whom, last: asked.last, since_ms, follow: asked.follow })
     }

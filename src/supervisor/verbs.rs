@@ -216,7 +216,7 @@ impl Supervisor {
                 return self.events.push_back(Event::Shutdown(ShutdownCause::Command));
             }
         };
-        let events = self.desk.take(taken, reply, &engine.borrow(), now);
+        let events = self.desk.take(taken, reply, &engine.borrow());
         self.events.extend(events);
     }
 }
@@ -227,10 +227,10 @@ impl Desk {
     }
 
     /// Takes a wish; the events it means to the engine.
-    fn take(&mut self, taken: Result<Taken, Reply>, reply: oneshot::Sender<Reply>, engine: &Engine, now: Timestamp) -> Vec<Event> {
+    fn take(&mut self, taken: Result<Taken, Reply>, reply: oneshot::Sender<Reply>, engine: &Engine) -> Vec<Event> {
         let stopping = || Reply::Refused { why: "firstmate is stopping; wait for it to be gone, then start it again".to_owned() };
         match taken {
-            Ok(_) if engine.status(now, "", 0).phase != Phase::Running => {
+            Ok(_) if engine.phase() != Phase::Running => {
                 let _ = reply.send(stopping());
                 Vec::new()
             }
@@ -276,12 +276,13 @@ impl Desk {
         }
     }
 
-    /// Answers every wish that is fulfilled, or cannot be.
+    /// Answers every wish that is fulfilled, or cannot be. Called after whatever happens, so it costs as much as there are instances that are
+    /// waited for, however large the stack is.
     pub(super) fn settle(&mut self, engine: &Engine, now: Timestamp) {
         if self.open.is_empty() {
             return;
         }
-        let stopping = engine.status(now, "", 0).phase != Phase::Running;
+        let stopping = engine.phase() != Phase::Running;
         for open in &mut self.open {
             let late = open.until <= now;
             for entry in open.entries.iter_mut().filter(|entry| entry.verdict.is_none()) {
@@ -411,9 +412,7 @@ fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply
         let entry = |number: u16, aim, verdict, name| Entry { id: InstanceId { service: id, number }, name, aim, run_before: 0, verdict };
         let scaled = Verdict::Scaled { from, to, in_file: service.instances };
         entries.push(entry(0, Aim::Gone, Some(scaled), service.name.clone()));
-        let first = engine.instance_status_of(now, InstanceId { service: id, number: 1 });
-        // What is added is wanted as the first is.
-        let added = if first.is_some_and(|first| first.state == StateName::Stopped) { Aim::Down } else { Aim::Up };
+        let added = if engine.adds_up(id) { Aim::Up } else { Aim::Down };
         for number in from.saturating_add(1)..=to {
             let instance = InstanceId { service: id, number };
             entries.push(entry(number, added, None, engine.instance_name(instance)));
@@ -588,5 +587,47 @@ fn still(status: &InstanceStatus) -> String {
     match &status.why {
         Some(why) => format!("still {}: {why}", status.state),
         None => format!("still {}", status.state),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::check_toml;
+
+    /// How long it takes to look whether the stop of one instance is over, at best.
+    fn a_look(services: usize) -> Duration {
+        let mut file = String::new();
+        for number in 0..services {
+            let _ = writeln!(file, "[services.s{number}]\ncommand = 'x'");
+        }
+        let spec = check_toml(Path::new("firstmate.toml"), file.as_bytes()).unwrap();
+        let now = Timestamp::ZERO;
+        let mut engine = Engine::new(spec, 1, now);
+        let mut actions = Vec::new();
+        engine.step(now, Event::Tick, &mut actions);
+        let mut desk = Desk::default();
+        let wish = Wish { verb: Verb::Stop, names: vec!["s0".to_owned()], patience: Patience::Own };
+        let (reply, mut answer) = oneshot::channel();
+        for event in desk.take(wished(&wish, &engine, now), reply, &engine) {
+            engine.step(now, event, &mut actions);
+        }
+        let mut a_round = || {
+            let began = Instant::now();
+            (0..100).for_each(|_| desk.settle(&engine, now));
+            began.elapsed()
+        };
+        let best = (0..20).map(|_| a_round()).min().unwrap_or_default();
+        assert!(answer.try_recv().is_err(), "it is still waited for");
+        best
+    }
+
+    #[test]
+    fn an_open_wish_costs_as_much_in_a_large_stack_as_in_a_small_one() {
+        let (small, large) = (a_look(2), a_look(1_000));
+        assert!(large < small * 20, "{small:?} with 2 services and {large:?} with 1,000");
     }
 }

@@ -89,6 +89,8 @@ fn reloads_and_signals_reach_whom_they_are_for() {
     let (_, line) = container.told_from(at, "web.1 killed by SIGKILL");
     assert!(!line.text.contains("not by firstmate"), "{}", line.text);
     container.until("web.1", "runs again", |instance| instance.run == 2 && instance.state == StateName::Running);
+    let (code, out, _) = container.cli(&["why", "web.1"]);
+    assert!(code == 0 && out.contains("\n  why     an operator sent it SIGKILL\n") && !out.contains("  try "), "{out}");
     assert_eq!(container.stop(), 0);
 }
 
@@ -117,6 +119,21 @@ fn whoever_does_not_wait_is_back_at_once_and_it_goes_on() {
     assert!(code == 2 && error.contains("--no-wait"), "{error}");
     let (code, _, error) = container.cli(&["start", "--no-wait"]);
     assert!(code == 2 && error.contains("firstmate start --no-wait <NAME>..."), "{error}");
+}
+
+#[test]
+fn what_is_added_to_a_service_that_is_being_stopped_stays_stopped() {
+    let setup = Setup::new("[services.slow]\nstop_timeout = '60s'\ncommand = '{actor} ignore-term print up sleep'");
+    let container = up(setup, Place::Init, &["slow.1"]);
+    assert_eq!(container.cli(&["stop", "slow", "--no-wait"]), said(0, "slow.1: told to stop\n"));
+    container.until_state("slow.1", StateName::Stopping);
+    let (code, out, error) = container.cli(&["scale", "slow=3", "--timeout", "20s"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.starts_with("slow: 3 instances, 1 before; ") && out.ends_with("\nslow.2: stopped\nslow.3: stopped\n"), "{out}");
+    assert_eq!(container.instance("slow.1").state, StateName::Stopping, "it was not waited for");
+    assert_eq!(container.cli(&["signal", "KILL", "slow.1"]).0, 0);
+    container.until_state("slow.1", StateName::Stopped);
+    assert_eq!(container.stop(), 0);
 }
 
 fn a_rolling_restart_goes_one_by_one_and_stops_at_the_first_that_fails(place: Place) {
@@ -186,6 +203,21 @@ fn a_rolling_restart_goes_on_when_whoever_asked_has_left() {
     assert_eq!(container.stop(), 0);
 }
 
+#[test]
+fn what_befell_who_was_scaled_away_can_be_asked_for() {
+    let setup = Setup::new("[services.web]\ninstances = 2\ncommand = '{actor} print up sleep'");
+    let container = up(setup, Place::Init, &["web.1", "web.2"]);
+    container.kill(container.pid_of("web.2"), "KILL");
+    container.told("incident 1, about web.2");
+    assert_eq!(container.cli(&["scale", "web=1"]).0, 0);
+    let (code, out, error) = container.cli(&["why", "web.2"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.contains(": web.2 (run 1) was killed by SIGKILL, not sent by firstmate"), "{out}");
+    let (code, _, error) = container.cli(&["why", "web.3"]);
+    assert_eq!((code, error.as_str()), (4, "error: no service or instance is called `web.3`\n  = help: did you mean `web.1`?\n"));
+    assert_eq!(container.stop(), 0);
+}
+
 fn services_are_scaled(place: Place) {
     let setup = Setup::new(
         "
@@ -199,18 +231,17 @@ fn services_are_scaled(place: Place) {
     )
     .file("Procfile", 0o644, "web: {actor} print-env PORT sleep\nother: {actor} print-env PORT sleep\n");
     let container = up(setup, place, &["web.1", "web.2", "other.1"]);
-    let scaled =
-        "web: 4 instances, 2 before; the file says 2, which holds again when firstmate is started anew\nweb.3: started\nweb.4: started\n";
+    let scaled = "web: 4 instances, 2 before; it was started with 2, which holds again when firstmate is started anew\nweb.3: started\nweb.4: started\n";
     assert_eq!(container.cli(&["scale", "web=4"]), said(0, scaled));
     container.said("web.4", "5003");
     let (code, out, notes) = container.cli(&["status", "web"]);
-    assert_eq!((code, out.lines().count(), notes.as_str()), (0, 4, "web: scaled at run time; the file says 2\n"));
+    assert_eq!((code, out.lines().count(), notes.as_str()), (0, 4, "web: scaled at run time; it was started with 2\n"));
     let first = container.pid_of("web.1");
     assert_eq!(
         container.cli(&["scale", "web=1"]),
         said(
             0,
-            "web: 1 instance, 4 before; the file says 2, which holds again when firstmate is started anew\nweb.4: removed\nweb.3: removed\nweb.2: removed\n"
+            "web: 1 instance, 4 before; it was started with 2, which holds again when firstmate is started anew\nweb.4: removed\nweb.3: removed\nweb.2: removed\n"
         )
     );
     assert_eq!(container.pid_of("web.1"), first);

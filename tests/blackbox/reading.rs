@@ -142,6 +142,38 @@ fn the_buffer_is_as_large_as_the_file_says() {
 }
 
 #[test]
+fn who_follows_a_service_follows_the_instances_it_gets_later() {
+    let container = Setup::new(
+        "
+        [services.web]
+        groups = 'front'
+        command = '{actor} print up sleep'
+        [services.store]
+        command = '{actor} print up sleep'
+        ",
+    )
+    .start();
+    container.until_ready("web.1");
+    let follow = |arguments: &[&str]| Following::new(&container, arguments);
+    let (lines, group, one) = (follow(&["logs", "-f", "web"]), follow(&["logs", "-f", "front"]), follow(&["logs", "-f", "web.1", "store"]));
+    let events = follow(&["events", "-f", "web"]);
+    for follower in [&lines, &group, &one] {
+        follower.until("it reads", |line| line.ends_with("web.1 out | up"));
+    }
+    events.until("it reads", |line| line.contains(" web.1 ready"));
+    assert_eq!(container.cli(&["scale", "web=2", "store=2"]).0, 0);
+    for follower in [&lines, &group] {
+        follower.until("it follows the new one", |line| line.ends_with("web.2 out | up"));
+    }
+    events.until("it follows the new one", |line| line.contains(" web.2 started"));
+    // Who named one instance gets no other, and what was not named is not shown.
+    one.until("it follows the store", |line| line.ends_with("store.2 out | up"));
+    assert!(!one.lines().iter().any(|line| line.contains("web.2")), "{:?}", one.lines());
+    assert!(!lines.lines().iter().any(|line| line.contains("store.")), "{:?}", lines.lines());
+    assert_eq!(container.stop(), 0);
+}
+
+#[test]
 fn the_end_of_a_follower_that_hears_nothing_is_seen() {
     let container = Setup::new("[services.web]\ncommand = '{actor} print up sleep'").start();
     container.said("web.1", "up");

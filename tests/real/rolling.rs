@@ -438,7 +438,7 @@ fn four_workers_lose_no_job() {
     let sandbox = Sandbox::new("rolling-workers", &stack::PROGRAMS);
     let mut stack = stack::Stack::start(&sandbox);
     let (code, said) = stack.firstmate.ask(&["scale", "worker=4"]);
-    let scaled = "worker: 4 instances, 2 before; the file says 2, which holds again when firstmate is started anew\nworker.3: started\nworker.4: started\n";
+    let scaled = "worker: 4 instances, 2 before; it was started with 2, which holds again when firstmate is started anew\nworker.3: started\nworker.4: started\n";
     assert_eq!((code, said.as_str()), (Some(0), scaled));
     stack.enqueue(60, 200);
     until("each has a job in hand", || {

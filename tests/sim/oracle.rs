@@ -68,6 +68,16 @@ struct Roll {
     left: Vec<u16>,
     /// Whose turn it is, and its last run before.
     now: Option<(u16, u32)>,
+    /// Those of whom an operator has had another wish in this step.
+    left_out: Vec<u16>,
+}
+
+impl Roll {
+    /// An operator has another wish of these.
+    fn leave_out(&mut self, is_meant: impl Fn(u16) -> bool) {
+        self.left_out.extend(self.left.iter().filter(|number| is_meant(**number)));
+        self.left.retain(|number| !is_meant(*number));
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +110,8 @@ struct Run {
     killed: bool,
     /// What its main process left behind must be told, too.
     pass_on: bool,
+    /// What an operator last sent to it.
+    sent: Option<Signal>,
     /// Of the main process, once that is gone.
     end: Option<(Outcome, Duration)>,
 }
@@ -450,8 +462,8 @@ impl Oracle {
         match command.verb {
             Verb::Start => {}
             Verb::Stop | Verb::Restart => {
-                for roll in self.rolls.iter_mut() {
-                    roll.1.left.retain(|number| !command.instances.contains(&InstanceId { service: *roll.0, number: *number }));
+                for (service, roll) in &mut self.rolls {
+                    roll.leave_out(|number| command.instances.contains(&InstanceId { service: *service, number }));
                 }
             }
             Verb::Roll => return self.rolled(command),
@@ -507,7 +519,7 @@ impl Oracle {
             if named.is_empty() || self.copies(id).count() < 2 || self.spec.services[index].kind != Kind::Service {
                 continue;
             }
-            let roll = self.rolls.entry(id).or_insert(Roll { left: Vec::new(), now: None });
+            let roll = self.rolls.entry(id).or_insert(Roll { left: Vec::new(), now: None, left_out: Vec::new() });
             for number in named {
                 if !roll.left.contains(&number) {
                     roll.left.push(number);
@@ -547,7 +559,7 @@ impl Oracle {
             self.find(instance).leaving = true;
         }
         if let Some(roll) = self.rolls.get_mut(&id) {
-            roll.left.retain(|number| *number <= to);
+            roll.leave_out(|number| number > to);
         }
     }
 
@@ -578,6 +590,11 @@ impl Oracle {
         self.copies(service).find(|known| known.id.number == number).is_none_or(|known| known.last > before && known.is_up())
     }
 
+    /// Whether it has a new run that is ready.
+    fn is_back(&self, service: ServiceId, number: u16, before: u32) -> bool {
+        self.copies(service).any(|known| known.id.number == number && known.last > before && known.is_up())
+    }
+
     /// Who has come back has had its turn, whatever becomes of it later.
     fn welcome_back(&mut self) {
         let come: Vec<ServiceId> = self
@@ -590,6 +607,9 @@ impl Oracle {
             if let Some(roll) = self.rolls.get_mut(&id) {
                 roll.now = None;
             }
+        }
+        for roll in self.rolls.values_mut() {
+            roll.left_out.clear();
         }
     }
 
@@ -625,7 +645,10 @@ impl Oracle {
             RollStop::Updated => false,
             RollStop::NotBack => is_now && known.last > before && !known.is_up(),
             RollStop::NotStarted => is_now && known.last == before && known.run.is_none(),
-            RollStop::StoppedByOperator => is_now && !known.wanted,
+            // Nobody is left, and nobody is coming back.
+            RollStop::StoppedByOperator => !known.wanted && (is_now || (roll.now.is_none() && roll.left_out.contains(&at.number))),
+            RollStop::RestartedByOperator => known.wanted && roll.now.is_none() && roll.left_out.contains(&at.number),
+            RollStop::RemovedByOperator => known.leaving && (is_now || (roll.now.is_none() && roll.left_out.contains(&at.number))),
             RollStop::OtherNotReady(number) => {
                 roll.left.contains(&at.number) && self.copies(at.service).any(|one| one.id.number == number && one.wanted && !one.is_up())
             }
@@ -727,6 +750,9 @@ impl Oracle {
                 // The notice says when exactly; until then it may not start.
                 known.not_before = Some(now.after(Duration::from_secs_f64(base * (1.0 - service.backoff.jitter))));
                 let failures = known.failures;
+                // A crash to its policy, and told as what it was.
+                let own = matches!(&outcome, Outcome::Signaled(signal) if run.sent == Some(*signal));
+                let cause = if cause == Cause::Crash && own { Cause::Operator } else { cause };
                 Next::Restarting {
                     failures,
                     cause,
@@ -755,8 +781,11 @@ impl Oracle {
                 }
                 Ok(())
             }
-            Action::Send { run, .. } => match self.present(*run) {
-                Some(run) if run.executed_at.is_some() || run.cause.is_some() => Ok(()),
+            Action::Send { run, signal, .. } => match self.present(*run) {
+                Some(run) if run.executed_at.is_some() || run.cause.is_some() => {
+                    run.sent = Some(*signal);
+                    Ok(())
+                }
                 _ => Err(format!("a signal to what does not run: {action:?}")),
             },
             Action::KillTree { run } => self.check_ending(now, *run, true),
@@ -895,6 +924,7 @@ impl Oracle {
             needs_until: Timestamp::ZERO,
             killed: false,
             pass_on: false,
+            sent: None,
             end: None,
         });
         self.spawned += 1;
@@ -1134,8 +1164,8 @@ impl Oracle {
             }
             Notice::RollTurn { at, left } => return self.check_turn(now, *at, *left),
             Notice::Rolled { service } => match self.rolls.remove(service) {
-                Some(Roll { left, now })
-                    if left.is_empty() && now.is_none_or(|(number, before)| self.has_come(*service, number, before)) => {}
+                // Of nobody coming back nothing is done.
+                Some(Roll { left, now: Some((number, before)), .. }) if left.is_empty() && self.is_back(*service, number, before) => {}
                 other => return Err(format!("a rolling restart is said to be done: {other:?}")),
             },
             Notice::RollStopped { at, why, left } => return self.check_roll_stop(*at, *why, *left),

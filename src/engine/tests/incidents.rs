@@ -24,7 +24,7 @@ impl Rig {
     }
 
     /// The only one, which is the end of a run.
-    fn ended_run(&self) -> RunEnded {
+    pub(super) fn ended_run(&self) -> RunEnded {
         let What::RunEnded(ended) = self.incident().what else { panic!("{:?}", self.incident()) };
         *ended
     }

@@ -333,10 +333,42 @@ fn a_roll_and_another_number_of_instances_get_along() {
     assert_eq!(rig.wait(1_000), NOTHING);
     up(&mut rig, web(3));
     assert_eq!(rig.wait(1_000), [format!("{} SIGTERM web.2#1", rig.elapsed_ms())]);
-    // The one whose turn it is is scaled away.
+    // The one whose turn it is is scaled away: it has not come back.
     scale(&mut rig, 1);
-    assert_eq!(roll(&rig), RollState::Done);
-    assert_ne!(roll(&rig), RollState::Stopped { at: 2, why: RollStop::NotBack });
+    assert_eq!(roll(&rig), RollState::Stopped { at: 2, why: RollStop::RemovedByOperator });
+    assert_eq!(told(&mut rig, "roll").last().unwrap(), "roll stopped at web.2: RemovedByOperator, 0 left");
+}
+
+#[test]
+fn a_roll_of_which_nobody_is_left_before_a_turn_is_not_done() {
+    // web.2 is down between two runs, so web.1 waits for its turn.
+    let waiting = || {
+        let mut rig = ready(vec![several(3)]);
+        exit(&mut rig, web(2), Outcome::Exited(1));
+        assert_eq!(wish(&mut rig, Verb::Roll, &[1, 3]), NOTHING);
+        told(&mut rig, "");
+        rig
+    };
+    let mut rig = waiting();
+    wish(&mut rig, Verb::Stop, &[3, 1]);
+    assert_eq!(told(&mut rig, "roll"), ["roll stopped at web.1: StoppedByOperator, 0 left"]);
+    let mut rig = waiting();
+    wish(&mut rig, Verb::Stop, &[1]);
+    assert_eq!(told(&mut rig, "roll"), NOTHING);
+    wish(&mut rig, Verb::Restart, &[3]);
+    assert_eq!(told(&mut rig, "roll"), ["roll stopped at web.3: RestartedByOperator, 0 left"]);
+    let mut rig = waiting();
+    wish(&mut rig, Verb::Restart, &[1]);
+    scale(&mut rig, 2);
+    assert_eq!(told(&mut rig, "roll"), ["roll stopped at web.3: RemovedByOperator, 0 left"]);
+    // The one that comes back is the last, and then it is done.
+    let mut rig = ready(vec![several(3)]);
+    wish(&mut rig, Verb::Roll, &[1, 3]);
+    wish(&mut rig, Verb::Stop, &[3]);
+    exit(&mut rig, web(1), Outcome::Exited(0));
+    up(&mut rig, web(1));
+    rig.wait(1_000);
+    assert_eq!(told(&mut rig, "roll"), ["rolling 2 of web", "rolled web"]);
 }
 
 // ---------------------------------------------------------------- signals
@@ -373,11 +405,16 @@ fn a_signal_is_sent_as_asked_and_its_end_is_firstmates_own_doing() {
     // Not as wished: a signal is no stop. But nobody else sent it.
     assert_eq!(rig.ended(), Some((false, true)));
     assert_eq!(rig.state(0), StateName::Backoff);
+    // To its policy that is a crash; to whoever reads of it, it is the operator's.
+    assert!(matches!(rig.notices.last(), Some(Notice::Restarting { failures: 1, cause: Cause::Operator, .. })), "{:?}", rig.notices);
+    let incident = rig.ended_run();
+    assert_eq!((incident.cause, incident.reason.as_deref()), (Cause::Operator, Some("an operator sent it SIGKILL")));
     rig.wait(500);
     rig.up(0);
     rig.notices.clear();
     rig.exit(0, Outcome::Signaled(Signal::KILL));
     assert_eq!(rig.ended(), Some((false, false)), "it was another run that got it");
+    assert!(matches!(rig.notices.last(), Some(Notice::Restarting { cause: Cause::Crash, .. })), "{:?}", rig.notices);
     // Also while it ends.
     rig.wait(1_000);
     rig.up(0);
