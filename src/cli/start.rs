@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::develop::DevelopArgs;
+use super::develop::{DevelopArgs, started_by};
 use super::load::{self, FileArgs};
 use super::output::{Failure, err};
 use super::{client, verbs};
-use crate::config::{GivenLimit, Http, Inputs};
+use crate::config::{GivenLimit, Http, Inputs, StartedBy};
 use crate::server::SocketPath;
 use crate::supervisor::{self, Options};
 
@@ -51,7 +52,7 @@ pub(super) struct RunArgs {
     /// Answer probes over HTTP on this address, or not at all [default: the file's; else 0.0.0.0:9180 as PID 1]
     #[arg(long, value_name = "ADDR:PORT|off", value_parser = parse_http)]
     http: Option<Http>,
-    /// The Unix socket for verbs, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the file's, else /run/firstmate.sock or where it can be]
+    /// The Unix socket for verbs, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the file's, else the project's own where a person starts it, else /run/firstmate.sock or where it can be]
     #[arg(long, value_name = "PATH")]
     socket: Option<OsString>,
 }
@@ -86,7 +87,7 @@ pub(super) fn run(args: &StartArgs) -> Result<u8, Failure> {
     if args.names.is_empty() {
         return run_file(&args.run);
     }
-    match client::connect(args.run.socket.as_deref(), None) {
+    match client::connect_for(&args.run.file, args.run.socket.as_deref(), None) {
         Ok(connection) => {
             let whose = connection.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             let whose = format!("the firstmate that runs already{whose}, on {}", connection.socket);
@@ -143,8 +144,22 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
         loaded.remarks.insert(0, format!("the file is run here, with the services that were named: {looked}"));
     }
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
-    let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse), no_timestamp: args.develop.no_timestamp };
+    let options = Options {
+        http: args.http,
+        socket: named.as_deref().map(SocketPath::parse),
+        project: project(&args.file),
+        no_timestamp: args.develop.no_timestamp,
+    };
     Ok(supervisor::run(loaded, options))
+}
+
+/// Whose socket it is to be: any number of projects may run on a machine, but a container, or an init, has one firstmate, which is where
+/// everybody looks; and beside a firstmate that is PID 1 a second one must be wanted.
+fn project(file: &FileArgs) -> Option<PathBuf> {
+    if started_by() != StartedBy::Person || is_beside_a_firstmate() {
+        return None;
+    }
+    file.project(&std::env::vars_os().collect(), &std::env::current_dir().ok()?)
 }
 
 fn parse_http(text: &str) -> Result<Http, String> {

@@ -35,6 +35,8 @@ pub(super) struct Counter {
     pub(super) origin: Instant,
     /// The same moment by the clock on the wall, in milliseconds since 1970. As it was then: a start does not move when the clock is set.
     pub(super) started_unix_ms: Option<u64>,
+    /// The file that is run.
+    pub(super) file: String,
     pub(super) messages: UnboundedSender<Message>,
     pub(super) log: LogHealth,
     pub(super) books: Books,
@@ -51,7 +53,7 @@ impl Backend for Counter {
         let status = self.engine.borrow().status(self.now(), env!("CARGO_PKG_VERSION"), std::process::id());
         let log_blocked_because = self.log.trouble();
         let ready = status.ready && log_blocked_because.is_none() && !status.memory.as_ref().is_some_and(|memory| memory.helpless);
-        Status { started_unix_ms: self.started_unix_ms, ready, log_blocked_because, ..status }
+        Status { started_unix_ms: self.started_unix_ms, file: Some(self.file.clone()), ready, log_blocked_because, ..status }
     }
 
     fn incidents(&self) -> Incidents {

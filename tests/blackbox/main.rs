@@ -17,6 +17,7 @@ mod incidents;
 mod launch;
 mod operation;
 mod output;
+mod projects;
 mod protocols;
 mod readiness;
 mod reading;
