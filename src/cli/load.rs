@@ -85,8 +85,8 @@ pub(super) fn load_with(args: &FileArgs, inputs: Inputs, is_bad: impl FnOnce(&[D
 /// # Errors
 ///
 /// As [`load`].
-pub(super) fn explain(args: &FileArgs) -> Result<(Loaded, Origins), Failure> {
-    load_by(config::explain, args, Inputs::default(), |_| ())
+pub(super) fn explain(args: &FileArgs, inputs: Inputs) -> Result<(Loaded, Origins), Failure> {
+    load_by(config::explain, args, inputs, |_| ())
 }
 
 fn load_by<T>(

@@ -10,7 +10,7 @@ use super::load::{self, FileArgs};
 use super::output::{Failure, err};
 use super::{client, verbs};
 use crate::config::{GivenLimit, Http, Inputs, StartedBy};
-use crate::server::SocketPath;
+use crate::server::{SocketPath, default_sockets, sockets_of_project};
 use crate::supervisor::{self, Options};
 
 /// Exit code for arguments that make no sense.
@@ -147,7 +147,7 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
     let options = Options {
         http: args.http,
         socket: named.as_deref().map(SocketPath::parse),
-        project: project(&args.file),
+        project: project(&args.file, started_by()),
         no_timestamp: args.develop.no_timestamp,
     };
     Ok(supervisor::run(loaded, options))
@@ -155,11 +155,20 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
 
 /// Whose socket it is to be: any number of projects may run on a machine, but a container, or an init, has one firstmate, which is where
 /// everybody looks; and beside a firstmate that is PID 1 a second one must be wanted.
-fn project(file: &FileArgs) -> Option<PathBuf> {
-    if started_by() != StartedBy::Person || is_beside_a_firstmate() {
+fn project(file: &FileArgs, started_by: StartedBy) -> Option<PathBuf> {
+    if started_by != StartedBy::Person || is_beside_a_firstmate() {
         return None;
     }
     file.project(&std::env::vars_os().collect(), &std::env::current_dir().ok()?)
+}
+
+/// Where the socket of a firstmate that is so started would be, if nobody names one.
+pub(super) fn sockets(file: &FileArgs, started_by: StartedBy) -> Vec<SocketPath> {
+    let uid = nix::unistd::geteuid().as_raw();
+    match project(file, started_by) {
+        Some(directory) => sockets_of_project(uid, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), &directory),
+        None => default_sockets(),
+    }
 }
 
 fn parse_http(text: &str) -> Result<Http, String> {
