@@ -20,16 +20,25 @@ pub(super) fn resolve(engine: &Engine, names: &[String]) -> Result<Vec<InstanceI
     Ok(all.iter().filter(|(id, instance)| wanted(*id, instance)).map(|(id, _)| *id).collect())
 }
 
-/// The service of this very name.
+/// The services that are meant where instances cannot be: the service of this name, those of the group, or all.
 ///
 /// # Errors
 ///
-/// The reply for a name that is no service's.
-pub(super) fn service(engine: &Engine, name: &str) -> Result<ServiceId, Reply> {
-    match engine.names().position(|known| known == name) {
-        Some(index) => Ok(ServiceId(index)),
-        None => Err(unknown_name(engine, name, std::iter::empty())),
+/// The reply for a name that is no service's and no group's. `to` is how many instances were wished.
+pub(super) fn services(engine: &Engine, name: &str, to: u16) -> Result<Vec<ServiceId>, Reply> {
+    let ids = (0..engine.names().count()).map(ServiceId);
+    let meant: Vec<ServiceId> = ids.filter(|id| is_all(name) || is_called(engine, *id, name)).collect();
+    if !meant.is_empty() {
+        return Ok(meant);
     }
+    let instance = engine.instance_ids().find(|id| engine.instance_name(*id) == name);
+    Err(match instance.and_then(|id| engine.service(id.service)) {
+        Some(service) => {
+            let service = &service.name;
+            Reply::Failed { why: format!("{name} is one instance of {service}; a service has a number of them: `firstmate scale {service}={to}`") }
+        }
+        None => unknown_name(engine, name, std::iter::empty()),
+    })
 }
 
 fn is_all(name: &str) -> bool {

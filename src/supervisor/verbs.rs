@@ -284,11 +284,14 @@ fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply
     let mut patience = Duration::ZERO;
     let (mut entries, mut events) = (Vec::new(), Vec::new());
     let mut wanted: Vec<(ServiceId, u16)> = Vec::new();
+    let mut named = Vec::with_capacity(scale.services.len());
     for (name, to) in &scale.services {
-        let id = names::service(engine, name)?;
+        named.extend(names::services(engine, name, *to)?.into_iter().map(|id| (id, to)));
+    }
+    for (id, to) in named {
         let Some(service) = engine.service(id) else { continue };
         if wanted.iter().any(|(known, _)| *known == id) {
-            return Err(Reply::Failed { why: format!("{name} is named twice") });
+            return Err(Reply::Failed { why: format!("{} is named twice", service.name) });
         }
         if let Some(why) = cannot_scale(engine, id, service, *to) {
             return Err(Reply::Failed { why });
