@@ -26,6 +26,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -75,6 +76,8 @@ pub struct Options {
     pub http: Option<Http>,
     /// Overrules the file's `socket`.
     pub socket: Option<SocketPath>,
+    /// The project's directory, absolute and without links, where a person started it: its socket is then the project's own, unless one is named.
+    pub project: Option<PathBuf>,
     /// Lines have no time.
     pub no_timestamp: bool,
 }

@@ -669,3 +669,56 @@ fn a_plan_is_printed_and_nothing_is_started() {
     assert_eq!(plan["file"]["from"], serde_json::json!({ "kind": "command-line", "at": "-f" }));
     assert!(!stdout.contains("hush") && !json.contains("hush") && !started.exists());
 }
+
+#[test]
+fn the_plan_is_the_one_that_would_be_run_here_or_as_it_is_asked_for() {
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("Procfile"), "web: true\nworker: true\n").unwrap();
+    let explain = |arguments: &[&str]| {
+        let mut command = command(&[&["check-config", "--explain"], arguments].concat());
+        ended({
+            command.current_dir(directory.path()).env("FIRSTMATE_SOCKET", "@elsewhere");
+            command
+        })
+    };
+    let row = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.trim_start().starts_with(key)).unwrap_or_else(|| panic!("no {key} in {text}"));
+        line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    };
+    let (code, by_hand, _) = explain(&["--started-by", "person"]);
+    assert_eq!(code, 0);
+    let mode = "development: the first service that ends, ends all since this is a Procfile and no init started firstmate; --restart starts it again";
+    assert_eq!(row(&by_hand, "mode"), mode);
+    assert_eq!(row(&by_hand, "restart"), "never the first end ends all");
+    // This test is no init.
+    assert_eq!(explain(&[]).1, by_hand);
+    let (_, container, _) = explain(&["--started-by", "container"]);
+    assert!(row(&container, "mode").starts_with("a service that ends is started again since firstmate is PID 1;"), "{container}");
+    assert_eq!(row(&container, "restart"), "always default");
+    // The options are those of `start`.
+    let (_, chosen, _) = explain(&["-m", "web=3", "-t", "7", "--restart"]);
+    assert!(row(&chosen, "mode").starts_with("development: a service that ends is started again as --restart asks"), "{chosen}");
+    assert_eq!((row(&chosen, "instances").as_str(), row(&chosen, "autostart").as_str()), ("3 -m", "false -m"));
+    assert_eq!(row(&chosen, "stop_timeout"), "7s -t");
+    assert!(explain(&["-x", "worker"]).1.contains("when asked for, by `firstmate start worker`"));
+    let (code, _, stderr) = explain(&["-m", "wbe=1"]);
+    assert!(code == 2 && stderr.contains("no service is called `wbe`, which -m names"), "{stderr}");
+}
+
+#[test]
+fn two_services_that_get_one_port_are_warned_of() {
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("Procfile"), "a: true\nb: true\nc: true\n").unwrap();
+    let check = |formation: &str| {
+        let mut command = command(&["check-config", "-m", formation]);
+        command.current_dir(directory.path());
+        ended(command)
+    };
+    let (code, _, stderr) = check("a=101,b=1");
+    assert!(code == 0 && stderr.contains("warning: `a.101` and `b.1` get the same PORT, 5100\n"), "{stderr}");
+    assert!(stderr.contains("= help: an entry has 100 ports for its instances"), "{stderr}");
+    assert_eq!(check("a=100,b=1").2, "");
+    // Who is not started takes nothing.
+    assert_eq!(check("a=101,c=1").2, "");
+    assert!(check("a=201,c=1").2.contains("`a.201` and `c.1` get the same PORT, 5200\n"));
+}

@@ -157,6 +157,14 @@ fn names_of_what_runs_are_completed() {
         let none = offers(Some(&stand), &["firstmate", "check-config", ""]);
         assert!(!has(&none, &["nginx"]), "{shell}: {none:?}");
     }
+    // So are groups.
+    let mut status = stack();
+    status.services[0].groups = vec!["front".to_owned()];
+    let grouped = Stand::new(status);
+    for (shell, offers) in SHELLS {
+        let names = offers(Some(&grouped), &["firstmate", "restart", ""]);
+        assert!(has(&names, &["nginx", "front", "nginx.1", "all"]), "{shell}: {names:?}");
+    }
     // The value of an option is no name, and a placeholder is none either.
     assert!(!has(&bash(Some(&stand), &["firstmate", "status", "--socket", ""]), &["nginx"]));
     let offered = bash(Some(&stand), &["firstmate", "stop", ""]);

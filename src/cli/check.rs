@@ -56,7 +56,7 @@ fn ask(args: &CheckArgs) -> (bool, String) {
         Question::Startup => "/startupz",
     };
     let target = args.name.as_ref().map_or_else(|| path.to_owned(), |name| format!("{path}/{}", encoded(name)));
-    let connection = match client::connect(args.socket.socket.as_deref(), Some(Instant::now() + PATIENCE)) {
+    let connection = match client::connect_to_any(args.socket.socket.as_deref(), Some(Instant::now() + PATIENCE)) {
         Ok(connection) => connection,
         Err(unreachable) => return (false, unreachable.short()),
     };

@@ -1,9 +1,10 @@
 //! `firstmate check-config`: every complaint about the file, and nothing started; with `--explain` what would be.
 
+use super::develop::DevelopArgs;
 use super::explain;
 use super::load::{self, FileArgs};
 use super::output::{Failure, out};
-use crate::config::Format;
+use crate::config::{Format, StartedBy};
 use crate::server::printable;
 
 /// Read the file, report every problem in it, and start nothing
@@ -18,13 +19,33 @@ pub(super) struct CheckConfigArgs {
     /// With --explain: print JSON
     #[arg(long, requires = "explain")]
     json: bool,
+    #[command(flatten)]
+    develop: DevelopArgs,
+    /// As though started so: as PID 1 (container), by an init (init), or by hand (person) [default: as `firstmate start` would be here]
+    #[arg(long, value_name = "WHO", value_enum, hide_possible_values = true)]
+    started_by: Option<Starter>,
+}
+
+/// Who starts firstmate.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Starter {
+    Container,
+    Init,
+    Person,
 }
 
 pub(super) fn run(args: &CheckConfigArgs) -> Result<u8, Failure> {
-    if args.explain {
-        return explain::run(&args.file, args.json);
+    let mut inputs = args.develop.inputs(&[]);
+    match args.started_by {
+        None => {}
+        Some(Starter::Container) => inputs.started_by = StartedBy::Container,
+        Some(Starter::Init) => inputs.started_by = StartedBy::Init,
+        Some(Starter::Person) => inputs.started_by = StartedBy::Person,
     }
-    let loaded = load::load(&args.file, None, |_| ())?;
+    if args.explain {
+        return explain::run(&args.file, inputs, args.json);
+    }
+    let loaded = load::load_with(&args.file, inputs, |_| ())?;
     loaded.warnings.iter().for_each(load::show);
     let services = loaded.spec.services.len();
     let instances: usize = loaded.spec.services.iter().map(|service| usize::from(service.instances)).sum();

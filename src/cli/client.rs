@@ -1,18 +1,21 @@
 //! The client's side of the Unix socket: blocking HTTP/1.1 with a deadline and a bounded answer, and no runtime, so that it starts fast.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::load::FileArgs;
 use super::output::Failure;
 use crate::config::{self, GivenLimit, Inputs};
-use crate::server::{SocketPath, printable, sockets_of};
+use crate::server::{SocketPath, printable, sockets_of, sockets_of_project};
 
 /// Exit code for a supervisor that does not answer, or a name nobody has.
 pub(super) const UNREACHABLE: u8 = 4;
@@ -53,12 +56,18 @@ pub(super) struct HttpAnswer {
 #[derive(Debug)]
 pub(super) struct Unreachable {
     tried: Vec<(SocketPath, String)>,
+    /// The file that may name another place, and cannot be used: which, and why.
+    unread: Option<(String, String)>,
 }
+
+/// How the reason begins where somebody answers who runs another file.
+const ANOTHERS: &str = "it runs ";
 
 impl Unreachable {
     /// Nobody is at any of the places, as against somebody who cannot be reached.
     pub(super) fn nobody_is_there(&self) -> bool {
-        self.tried.iter().all(|(_, why)| why == NOT_THERE || why == NOBODY_LISTENS)
+        let is_nobody = |why: &str| why == NOT_THERE || why == NOBODY_LISTENS || why.starts_with(ANOTHERS);
+        self.tried.iter().all(|(_, why)| is_nobody(why))
     }
 
     /// One line.
@@ -75,9 +84,16 @@ impl From<Unreachable> for Failure {
             // Writing into a String cannot fail.
             let _ = write!(message, "\n  {socket}: {why}");
         }
-        let is_closed = unreachable.tried.iter().any(|(_, why)| why.starts_with(DENIED));
-        let help = if is_closed {
+        if let Some((file, why)) = &unreachable.unread {
+            let _ = write!(message, "\n  where {file} says: it cannot be used now, so which socket it names is not known ({why})");
+        }
+        let any = |begins: &str| unreachable.tried.iter().any(|(_, why)| why.starts_with(begins));
+        let help = if any(DENIED) {
             "ask as its owner, or as root (in a container: docker exec -u 0)"
+        } else if unreachable.unread.is_some() {
+            "mend the file, of which `firstmate check-config` shows every problem, or name the socket with --socket or $FIRSTMATE_SOCKET"
+        } else if any(ANOTHERS) {
+            "`firstmate start` runs the file of this directory; another's firstmate is asked from its directory, or with --socket PATH"
         } else {
             "`firstmate start` runs the file of this directory; one that runs elsewhere is named with --socket or $FIRSTMATE_SOCKET"
         };
@@ -85,66 +101,154 @@ impl From<Unreachable> for Failure {
     }
 }
 
-/// Where to look: `--socket`, else $FIRSTMATE_SOCKET, else the place that the file names which would be run here, then the default
-/// places of this uid and of the uid PID 1 has.
-fn candidates(explicit: Option<&OsStr>, environment: Option<&OsStr>) -> Vec<SocketPath> {
-    if let Some(named) = explicit.or(environment.filter(|value| !value.is_empty())) {
-        return vec![SocketPath::parse(named)];
-    }
-    let xdg = std::env::var_os("XDG_RUNTIME_DIR");
-    let mut places: Vec<SocketPath> = socket_of_the_file().into_iter().collect();
-    places.extend(sockets_of(nix::unistd::geteuid().as_raw(), xdg.as_deref()));
-    // In a container firstmate is PID 1 and may run as another user than whoever asks (`docker exec -u`, a service's own check).
-    for place in pid_1_uid().into_iter().flat_map(|uid| sockets_of(uid, None)) {
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    }
-    places
+/// The project that would be run here.
+struct Here {
+    file: PathBuf,
+    /// Absolute, without links.
+    directory: PathBuf,
 }
 
-/// What `docker exec` finds where the image's file names a socket: the same file, by the same search.
-fn socket_of_the_file() -> Option<SocketPath> {
-    let env = std::env::vars_os().collect();
-    let path = config::find(None, &env, &std::env::current_dir().ok()?).ok()?;
-    // A file that is wrong now was right when firstmate read it, but what it says now cannot be told.
-    let loaded = config::load(&path, &Inputs { env, memory_limit: Some(GivenLimit::Auto), ..Inputs::default() }).ok()?;
-    loaded.settings.socket.map(|socket| SocketPath::parse(socket.as_os_str()))
+impl Here {
+    fn find(args: &FileArgs, env: &BTreeMap<OsString, OsString>) -> Option<Self> {
+        let current = std::env::current_dir().ok()?;
+        Some(Self { file: args.find(env, &current).ok()?, directory: args.project(env, &current)? })
+    }
+
+    /// Whether this is its file, or another one in its directory.
+    fn is(&self, file: &Path) -> bool {
+        let file = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+        file.parent() == Some(&*self.directory) || std::fs::canonicalize(&self.file).is_ok_and(|own| own == file)
+    }
+}
+
+/// Where to look, and whether somebody there is the one of this project, whatever it says: `--socket`, else $FIRSTMATE_SOCKET, else the
+/// place that the file names which would be run here, then those of its project, then the default places of this uid and of the uid PID 1 has.
+#[derive(Default)]
+struct Places {
+    own: Vec<SocketPath>,
+    everybodys: Vec<SocketPath>,
+    here: Option<Here>,
+    unread: Option<(String, String)>,
+}
+
+impl Places {
+    fn find(file: &FileArgs, explicit: Option<&OsStr>, environment: Option<&OsStr>) -> Self {
+        if let Some(named) = explicit.or(environment.filter(|value| !value.is_empty())) {
+            return Self { own: vec![SocketPath::parse(named)], ..Self::default() };
+        }
+        let uid = nix::unistd::geteuid().as_raw();
+        let xdg = std::env::var_os("XDG_RUNTIME_DIR");
+        let env = std::env::vars_os().collect();
+        let here = Here::find(file, &env);
+        let mut places = Self { everybodys: sockets_of(uid, xdg.as_deref()), ..Self::default() };
+        if let Some(here) = &here {
+            // What `docker exec` finds where the image's file names a socket: the same file, by the same search.
+            match config::load(&here.file, &Inputs { env, memory_limit: Some(GivenLimit::Auto), ..Inputs::default() }) {
+                Ok(loaded) => places.own.extend(loaded.settings.socket.map(|socket| SocketPath::parse(socket.as_os_str()))),
+                // It was right when firstmate read it, but what it said then cannot be told.
+                Err(problems) => {
+                    let first = problems.iter().find(|problem| problem.is_error());
+                    let why = first.map(|problem| format!("{}: {}", problem.place(), problem.message));
+                    let file = printable(&here.file.to_string_lossy()).into_owned();
+                    places.unread = Some((file, printable(&why.unwrap_or_default()).into_owned()));
+                }
+            }
+            places.own.extend(sockets_of_project(uid, xdg.as_deref(), &here.directory));
+        }
+        // In a container firstmate is PID 1 and may run as another user than whoever asks (`docker exec -u`, a service's own check).
+        for place in pid_1_uid().into_iter().flat_map(|uid| sockets_of(uid, None)) {
+            if !places.everybodys.contains(&place) {
+                places.everybodys.push(place);
+            }
+        }
+        Self { here, ..places }
+    }
 }
 
 fn pid_1_uid() -> Option<u32> {
     std::fs::metadata("/proc/1").ok().map(|metadata| metadata.uid())
 }
 
-/// Connects to the first place where a supervisor accepts.
+/// Connects to the first place where a supervisor accepts, which is this project's where there is a file here, or the container's.
 ///
 /// # Errors
 ///
 /// [`Unreachable`], with every place that was tried.
 pub(super) fn connect(explicit: Option<&OsStr>, deadline: Option<Instant>) -> Result<Connection, Unreachable> {
+    connect_for(&FileArgs::default(), explicit, deadline)
+}
+
+/// As [`connect`], with what says which file it is.
+///
+/// # Errors
+///
+/// As those of [`connect`].
+pub(super) fn connect_for(file: &FileArgs, explicit: Option<&OsStr>, deadline: Option<Instant>) -> Result<Connection, Unreachable> {
     let environment: Option<OsString> = std::env::var_os("FIRSTMATE_SOCKET");
-    let named = explicit.is_some() || environment.as_ref().is_some_and(|value| !value.is_empty());
+    first_of(Places::find(file, explicit, environment.as_deref()), deadline)
+}
+
+/// As [`connect`], whatever it runs: a health check knows which it means, changes nothing, and has no time to ask.
+///
+/// # Errors
+///
+/// As those of [`connect`].
+pub(super) fn connect_to_any(explicit: Option<&OsStr>, deadline: Option<Instant>) -> Result<Connection, Unreachable> {
+    let environment: Option<OsString> = std::env::var_os("FIRSTMATE_SOCKET");
+    first_of(Places { here: None, ..Places::find(&FileArgs::default(), explicit, environment.as_deref()) }, deadline)
+}
+
+fn first_of(places: Places, deadline: Option<Instant>) -> Result<Connection, Unreachable> {
+    let Places { own, everybodys, here, unread } = places;
+    let named = everybodys.is_empty();
     let mut tried = Vec::new();
-    for socket in candidates(explicit, environment.as_deref()) {
-        let patience = deadline.map_or(Duration::from_secs(5), |deadline| deadline.saturating_duration_since(Instant::now()));
-        let stream = match socket.connect(Some(patience)) {
-            Ok(stream) => stream,
-            Err(errno) => {
-                let why = reason(&socket, errno);
+    let own = own.into_iter().map(|socket| (socket, None));
+    for (socket, here) in own.chain(everybodys.into_iter().map(|socket| (socket, here.as_ref()))) {
+        let connection = match connect_to(&socket, deadline, named) {
+            Ok(connection) => connection,
+            Err(why) => {
                 tried.push((socket, why));
                 continue;
             }
         };
-        let peer = getsockopt(&stream, sockopt::PeerCredentials).ok();
-        // Anybody may make a socket in /tmp or an abstract one, so a default place counts only with somebody behind it who may be trusted.
-        if let Some(peer) = peer.filter(|peer| !named && !is_trusted(peer.uid())) {
-            tried.push((socket, format!("is of uid {}, not of root, your own or PID 1's uid; use --socket to trust it", peer.uid())));
+        // PID 1 is the container's own firstmate, whatever lies in the directory of whoever asks.
+        if let Some(why) = here.filter(|_| connection.pid != Some(1)).and_then(|here| not_of(here, &socket, deadline)) {
+            tried.push((socket, why));
             continue;
         }
-        let pid = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0);
-        return Ok(Connection { stream, socket, pid, deadline });
+        return Ok(connection);
     }
-    Err(Unreachable { tried })
+    Err(Unreachable { tried, unread })
+}
+
+/// `Err`: why not, in a few words.
+fn connect_to(socket: &SocketPath, deadline: Option<Instant>, named: bool) -> Result<Connection, String> {
+    let patience = deadline.map_or(Duration::from_secs(5), |deadline| deadline.saturating_duration_since(Instant::now()));
+    let stream = socket.connect(Some(patience)).map_err(|errno| reason(socket, errno))?;
+    let peer = getsockopt(&stream, sockopt::PeerCredentials).ok();
+    // Anybody may make a socket in /tmp or an abstract one, so a default place counts only with somebody behind it who may be trusted.
+    if let Some(peer) = peer.filter(|peer| !named && !is_trusted(peer.uid())) {
+        return Err(format!("is of uid {}, not of root, your own or PID 1's uid; use --socket to trust it", peer.uid()));
+    }
+    let pid = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0);
+    Ok(Connection { stream, socket: socket.clone(), pid, deadline })
+}
+
+/// Why the firstmate at a place that is everybody's is not the one of this project. One that does not tell what it runs is taken for it.
+fn not_of(here: &Here, socket: &SocketPath, deadline: Option<Instant>) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Told {
+        file: Option<PathBuf>,
+    }
+    let soon = Instant::now() + Duration::from_secs(5);
+    let deadline = deadline.map_or(soon, |deadline| deadline.min(soon));
+    let answer = connect_to(socket, Some(deadline), false).ok()?.request("GET", "/status");
+    let Ok(answer) = answer else {
+        return Some("does not answer, so what it runs is not known (firstmate is stuck or overrun)".to_owned());
+    };
+    let file = serde_json::from_slice::<Told>(&answer.body).ok()?.file?;
+    let (theirs, ours) = (file.to_string_lossy(), here.file.to_string_lossy());
+    (!here.is(&file)).then(|| format!("{ANOTHERS}{}, and not {}", printable(&theirs), printable(&ours)))
 }
 
 fn is_trusted(uid: u32) -> bool {
@@ -323,10 +427,13 @@ mod tests {
     }
 
     #[test]
-    fn a_named_socket_is_the_only_candidate() {
-        let of = |explicit: Option<&str>, environment: Option<&str>| candidates(explicit.map(OsStr::new), environment.map(OsStr::new));
-        assert_eq!(of(Some("/a"), Some("/b")), [SocketPath::File("/a".into())]);
-        assert_eq!(of(None, Some("@b")), [SocketPath::Abstract(b"b".to_vec())]);
-        assert_eq!(of(None, Some("")).first(), Some(&SocketPath::File("/run/firstmate.sock".into())));
+    fn a_named_socket_is_the_only_place() {
+        let of = |explicit: Option<&str>, environment: Option<&str>| {
+            let places = Places::find(&FileArgs::default(), explicit.map(OsStr::new), environment.map(OsStr::new));
+            (places.own, places.everybodys.first().cloned())
+        };
+        assert_eq!(of(Some("/a"), Some("/b")), (vec![SocketPath::File("/a".into())], None));
+        assert_eq!(of(None, Some("@b")), (vec![SocketPath::Abstract(b"b".to_vec())], None));
+        assert_eq!(of(None, Some("")).1, Some(SocketPath::File("/run/firstmate.sock".into())));
     }
 }

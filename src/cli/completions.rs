@@ -91,13 +91,13 @@ fn bash(script: &str, cli: &Command) -> String {
     let commands: Vec<&str> = with_names(cli).map(|(command, _)| command).collect();
     let ours = format!(
         r#"
-# Services and instances of the firstmate that runs. Only plain names: the list is expanded as a shell expands words.
+# Services, instances and groups of the firstmate that runs. Only plain names: the list is expanded as a shell expands words.
 _firstmate_names() {{
-    local name rest
-    "$1" status 2>/dev/null | while read -r name rest; do
+    local name
+    "$1" status --names 2>/dev/null | while read -r name; do
         case "$name" in
             *[!A-Za-z0-9_.-]*) ;;
-            *.*) printf '%s\n%s\n' "${{name%.*}}" "$name" ;;
+            *) printf '%s\n' "$name" ;;
         esac
     done
     echo all
@@ -143,12 +143,12 @@ _firstmate_and_names() {{
 
 fn zsh(script: &str, cli: &Command) -> String {
     const OURS: &str = r#"
-# Services and instances of the firstmate that runs.
+# Services, instances and groups of the firstmate that runs.
 _firstmate_names() {
     local -a known
-    local name rest
-    firstmate status 2>/dev/null | while read -r name rest; do
-        [[ $name == *.* && $name != *[^A-Za-z0-9_.-]* ]] && known+=("${name%.*}" "$name")
+    local name
+    firstmate status --names 2>/dev/null | while read -r name; do
+        [[ $name != *[^A-Za-z0-9_.-]* ]] && known+=("$name")
     done
     known+=(all)
     compadd -a known
@@ -177,12 +177,9 @@ _firstmate_names() {
 fn fish(mut script: String, cli: &Command) -> String {
     script.push_str(
         r#"
-# Services and instances of the firstmate that runs.
+# Services, instances and groups of the firstmate that runs.
 function __fish_firstmate_names
-    for name in (firstmate status 2>/dev/null | string match -r '^[A-Za-z0-9_-]+\.[0-9]+')
-        string replace -r '\.[0-9]+$' '' -- $name
-        echo $name
-    end
+    firstmate status --names 2>/dev/null | string match -r '^[A-Za-z0-9_.-]+$'
     echo all
 end
 "#,

@@ -65,7 +65,7 @@ impl DevelopArgs {
 }
 
 /// Who started this process. A parent outside of the PID namespace has the number 0.
-fn started_by() -> StartedBy {
+pub(super) fn started_by() -> StartedBy {
     if std::process::id() == 1 {
         StartedBy::Container
     } else if std::os::unix::process::parent_id() <= 1 && !std::io::stdin().is_terminal() {

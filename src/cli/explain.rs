@@ -16,16 +16,16 @@ use serde::Serialize;
 
 use super::load::{self, FileArgs};
 use super::output::{Failure, is_colored, out};
+use super::start;
 use super::terminal;
 use crate::config::origin::{Origin, Origins, Place};
 use crate::config::values::{show_amount, show_duration};
-use crate::config::{Diagnostic, Format, Http, Loaded, TerminationLog, time_to_stop};
+use crate::config::{Diagnostic, Format, Http, Inputs, Loaded, TerminationLog, time_to_stop};
 use crate::engine::memory::Limit;
 use crate::engine::size::size;
 use crate::engine::spec::{Amount, Condition, Kind, Scope, Service};
 use crate::engine::status::LimitSource;
 use crate::linux::memory::limit::{Files, Watch};
-use crate::server::default_sockets;
 
 /// The form of the JSON. It goes up when a field goes or changes its meaning, and stays when one is added.
 const SCHEMA: u32 = 1;
@@ -175,15 +175,16 @@ struct Surroundings {
 }
 
 /// Prints the plan; exits as `check-config` does.
-pub(super) fn run(args: &FileArgs, json: bool) -> Result<u8, Failure> {
-    let (loaded, origins) = load::explain(args)?;
+pub(super) fn run(args: &FileArgs, inputs: Inputs, json: bool) -> Result<u8, Failure> {
+    let started_by = inputs.started_by;
+    let (loaded, origins) = load::explain(args, inputs)?;
     let watch = Watch::new(Files::default(), loaded.spec.memory.limit);
     let around = Surroundings {
         env: std::env::vars_os().collect(),
         directory: std::env::current_dir().unwrap_or_default(),
         chosen: args.chosen_by(),
         limit: watch.limit().cloned(),
-        sockets: default_sockets().iter().map(ToString::to_string).collect(),
+        sockets: start::sockets(args, started_by).iter().map(ToString::to_string).collect(),
         uid: nix::unistd::geteuid().as_raw(),
         passwd: std::fs::read_to_string("/etc/passwd").unwrap_or_default(),
     };
@@ -282,6 +283,9 @@ impl<'a> Settings<'a> {
 fn firstmate(loaded: &Loaded, origins: &Origins, around: &Surroundings) -> Vec<Setting> {
     let mut settings = Settings::new(|key| origins.stack(&format!("firstmate.{key}")));
     let default = &loaded.settings;
+    if let Some(why) = loaded.mode.why {
+        settings.add("mode", loaded.mode.what(), Origin::Follows(why.to_owned()), None);
+    }
     match default.http {
         Http::Default => settings.of("http", format!("{DEFAULT_HTTP} as PID 1, else off")),
         Http::Off => settings.of("http", "off"),

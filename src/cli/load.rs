@@ -13,7 +13,7 @@ use crate::supervisor;
 const BAD_FILE: u8 = 2;
 
 /// Which file, and what goes into it.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(super) struct FileArgs {
     /// The file: TOML when its name ends in .toml, else a Procfile [default: $FIRSTMATE_CONFIG, else ./firstmate.toml, ./Procfile,
     /// /etc/firstmate/firstmate.toml]
@@ -56,6 +56,13 @@ impl FileArgs {
             (file, _) => config::find(file.as_deref(), env, directory),
         }
     }
+
+    /// The directory of the project: the root, else where the file is; absolute, without links. `None` where there is no file.
+    pub(super) fn project(&self, env: &BTreeMap<OsString, OsString>, directory: &Path) -> Option<PathBuf> {
+        let file = self.find(env, directory).ok()?;
+        let place = self.root.as_ref().map_or_else(|| file.parent().map(Path::to_path_buf), |root| Some(directory.join(root)));
+        std::fs::canonicalize(place?).ok()
+    }
 }
 
 /// The file. Its warnings are the caller's to show: they belong in a running stack's log. `is_bad` hears of every complaint when there is
@@ -87,8 +94,8 @@ pub(super) fn load_to_run(args: &FileArgs, inputs: Inputs, is_bad: impl FnOnce(&
 /// # Errors
 ///
 /// As [`load`].
-pub(super) fn explain(args: &FileArgs) -> Result<(Loaded, Origins), Failure> {
-    load_by(config::explain, args, Inputs::default(), |_| ())
+pub(super) fn explain(args: &FileArgs, inputs: Inputs) -> Result<(Loaded, Origins), Failure> {
+    load_by(config::explain, args, inputs, |_| ())
 }
 
 fn load_by<T>(

@@ -33,9 +33,10 @@ mod watch;
 mod why;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser as _};
 
 use crate::server::printable;
 use output::{Failure, did_you_mean, err, is_colored};
@@ -102,10 +103,16 @@ enum Command {
 /// Which supervisor to talk to.
 #[derive(Debug, clap::Args)]
 struct SocketArg {
-    /// firstmate's Unix socket, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the usual places]
+    /// firstmate's Unix socket, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the file's, else the project's own, else the usual places]
     #[arg(long, value_name = "PATH")]
     socket: Option<OsString>,
+    /// The firstmate of the project in this directory [default: in the working directory]
+    #[arg(short = 'd', long = "root", id = ANOTHER_PLACE, value_name = "DIR", conflicts_with = "socket")]
+    place: Option<PathBuf>,
 }
+
+/// The option that says where a command is to look as though it were called there.
+const ANOTHER_PLACE: &str = "place";
 
 /// What the command line takes, for whoever documents it.
 #[must_use]
@@ -118,8 +125,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let bare = matches!(arguments.as_slice(), [_, dashes] if dashes == "--");
     let name = arguments.get(1).map(|name| name.to_string_lossy().into_owned());
-    let cli = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => cli,
+    let (cli, place) = match parse(&arguments) {
+        Ok(parsed) => parsed,
         Err(error) => {
             if let Some(failure) = unknown_command(name.as_deref()).or_else(|| unknown_behind_options(&error, &arguments)) {
                 err(&failure.render(is_colored(&std::io::stderr())));
@@ -131,6 +138,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { usage_error(name.as_deref()) } else { 0 });
         }
     };
+    if let Some(failure) = place.and_then(|place| go_to(&place).err()) {
+        err(&failure.render(is_colored(&std::io::stderr())));
+        return ExitCode::from(usage_error(name.as_deref()));
+    }
     let result = if bare { Err(Failure::new(2, "no program is named after `--`").help("firstmate -- CMD ARG...")) } else { run(cli) };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -139,6 +150,23 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// What is to be done, and where a running firstmate is looked for, if elsewhere.
+fn parse(arguments: &[OsString]) -> Result<(Cli, Option<PathBuf>), clap::Error> {
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    // Only commands for a running firstmate have it.
+    let place = matches.subcommand().and_then(|(_, of)| of.try_get_one::<PathBuf>(ANOTHER_PLACE).ok()?.cloned());
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut Cli::command()))?;
+    Ok((cli, place))
+}
+
+/// Makes it the working directory: what is looked for is found from there.
+fn go_to(place: &Path) -> Result<(), Failure> {
+    std::env::set_current_dir(place).map_err(|error| {
+        let failure = Failure::new(2, format!("cannot look for a firstmate in {}: {error}", printable(&place.to_string_lossy())));
+        failure.help("-d names the directory of a project")
+    })
 }
 
 /// What wrong arguments end with. Of a health check Docker reserves 2, and takes anything but 0 and 1 for a mistake of its own.

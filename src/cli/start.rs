@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::develop::DevelopArgs;
+use super::develop::{DevelopArgs, started_by};
 use super::load::{self, FileArgs};
 use super::output::{Failure, err};
 use super::{client, verbs};
-use crate::config::{self, GivenLimit, Http, Inputs, Loaded};
+use crate::config::{self, GivenLimit, Http, Inputs, Loaded, StartedBy};
 use crate::engine::spec::{Kind, Service};
-use crate::server::{SocketPath, printable};
+use crate::server::{SocketPath, default_sockets, printable, sockets_of_project};
 use crate::supervisor::{self, Options};
 
 /// Exit code for arguments that make no sense.
@@ -60,7 +61,7 @@ pub(super) struct RunArgs {
     /// Answer probes over HTTP on this address, or not at all [default: the file's; else 0.0.0.0:9180 as PID 1]
     #[arg(long, value_name = "ADDR:PORT|off", value_parser = parse_http)]
     http: Option<Http>,
-    /// The Unix socket for verbs, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the file's, else /run/firstmate.sock or where it can be]
+    /// The Unix socket for verbs, or @NAME for an abstract one [default: $FIRSTMATE_SOCKET, else the file's, else the project's own where a person starts it, else /run/firstmate.sock or where it can be]
     #[arg(long, value_name = "PATH")]
     socket: Option<OsString>,
 }
@@ -100,7 +101,7 @@ pub(super) fn run(args: &StartArgs) -> Result<u8, Failure> {
     if args.names.is_empty() {
         return run_file(&args.run);
     }
-    match client::connect(args.run.socket.as_deref(), None) {
+    match client::connect_for(&args.run.file, args.run.socket.as_deref(), None) {
         Ok(connection) => {
             let whose = connection.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             let whose = format!("the firstmate that runs already{whose}, on {}", connection.socket);
@@ -161,7 +162,12 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
     }
     watch(&args.watch, &mut loaded)?;
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
-    let options = Options { http: args.http, socket: named.as_deref().map(SocketPath::parse), no_timestamp: args.develop.no_timestamp };
+    let options = Options {
+        http: args.http,
+        socket: named.as_deref().map(SocketPath::parse),
+        project: project(&args.file, started_by()),
+        no_timestamp: args.develop.no_timestamp,
+    };
     Ok(supervisor::run(loaded, again, options))
 }
 
@@ -197,6 +203,24 @@ fn watch(arguments: &[String], loaded: &mut Loaded) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whose socket it is to be: any number of projects may run on a machine, but a container, or an init, has one firstmate, which is where
+/// everybody looks; and beside a firstmate that is PID 1 a second one must be wanted.
+fn project(file: &FileArgs, started_by: StartedBy) -> Option<PathBuf> {
+    if started_by != StartedBy::Person || is_beside_a_firstmate() {
+        return None;
+    }
+    file.project(&std::env::vars_os().collect(), &std::env::current_dir().ok()?)
+}
+
+/// Where the socket of a firstmate that is so started would be, if nobody names one.
+pub(super) fn sockets(file: &FileArgs, started_by: StartedBy) -> Vec<SocketPath> {
+    let uid = nix::unistd::geteuid().as_raw();
+    match project(file, started_by) {
+        Some(directory) => sockets_of_project(uid, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), &directory),
+        None => default_sockets(),
+    }
 }
 
 fn parse_http(text: &str) -> Result<Http, String> {

@@ -30,6 +30,9 @@ pub(super) struct StatusArgs {
     /// Show it again every second, until interrupted
     #[arg(long, conflicts_with = "json")]
     watch: bool,
+    /// Print the names that may be given to commands, a line each: for shells that complete them
+    #[arg(long = "names", hide = true, conflicts_with_all = ["json", "watch"])]
+    list_names: bool,
     #[command(flatten)]
     socket: super::SocketArg,
 }
@@ -39,6 +42,10 @@ pub(super) fn run(args: &StatusArgs) -> Result<u8, Failure> {
         return watch::run(&args.names, args.socket.socket.as_deref());
     }
     let mut status = fetch(args.socket.socket.as_deref())?;
+    if args.list_names {
+        out(&all_names(&status));
+        return Ok(0);
+    }
     let unknown = args.names.iter().find(|name| !is_known(&status, name)).map(|name| unknown_name(&status, name));
     keep_named(&mut status, &args.names);
     let instances: Vec<&InstanceStatus> = status.services.iter().flat_map(|service| &service.instances).collect();
@@ -56,6 +63,20 @@ pub(super) fn run(args: &StatusArgs) -> Result<u8, Failure> {
         return Err(unknown);
     }
     Ok(if instances.iter().all(|instance| table::is_well(instance)) { 0 } else { 3 })
+}
+
+/// Services, their instances and groups, each once.
+fn all_names(status: &Status) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for service in &status.services {
+        let instances = service.instances.iter().map(|instance| instance.name.as_str());
+        for name in std::iter::once(service.name.as_str()).chain(instances).chain(service.groups.iter().map(String::as_str)) {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    names.iter().map(|name| format!("{}\n", printable(name))).collect()
 }
 
 /// Asks for the status.

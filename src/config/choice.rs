@@ -192,8 +192,8 @@ pub struct Mode {
     pub development: bool,
     /// The first service that ends, ends all.
     pub first_ends_all: bool,
-    /// One sentence for the log; `None` where nothing but the file decides.
-    pub remark: Option<String>,
+    /// Why it is so; `None` where nothing but the file decides.
+    pub why: Option<&'static str>,
 }
 
 impl Mode {
@@ -205,7 +205,6 @@ impl Mode {
             Some(Ending::Restart) => false,
             None => development,
         };
-        let what = if first_ends_all { "the first service that ends, ends all" } else { "a service that ends is started again" };
         let why = match (asked, format, started_by) {
             (Some(Ending::EndAll), _, _) => Some("as --no-restart asks"),
             (Some(Ending::Restart), _, _) => Some("as --restart asks and unless its `restart` says otherwise"),
@@ -220,8 +219,21 @@ impl Mode {
                 Some("since an init started firstmate; --no-restart makes the first end everybody's")
             }
         };
-        let name = if development { "development: " } else { "" };
-        Self { development, first_ends_all, remark: why.map(|why| format!("{name}{what}, {why}")) }
+        Self { development, first_ends_all, why }
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let name = if self.development { "development: " } else { "" };
+        let what = if self.first_ends_all { "the first service that ends, ends all" } else { "a service that ends is started again" };
+        format!("{name}{what}")
+    }
+
+    /// One sentence for the log; `None` where nothing but the file decides.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        self.why.map(|why| format!("{}, {why}", self.what()))
     }
 }
 
@@ -257,7 +269,7 @@ mod tests {
     fn development_is_a_procfile_that_no_init_started() {
         let mode = |format, by, asked| {
             let mode = Mode::find(format, by, asked);
-            (mode.development, mode.first_ends_all, mode.remark.unwrap_or_default())
+            (mode.development, mode.first_ends_all, mode.remark().unwrap_or_default())
         };
         let (toml, procfile) = (Format::Toml, Format::Procfile);
         let again = "a service that ends is started again";

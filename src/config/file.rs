@@ -848,7 +848,7 @@ impl Walk<'_> {
 
     fn service(&mut self, name: &str, name_span: Range<usize>, value: &Value<'_>) -> Option<Draft> {
         if !procfile::is_name(name) {
-            self.error_help(name_span, format!("`{name}` is no name for a service"), "a name is made of letters, digits, `-` and `_`");
+            self.error_help(name_span, format!("`{name}` is no name for a service"), procfile::made_of(name));
             return None;
         }
         let table = self.table(value, &format!("a table such as [services.{name}]"))?;
@@ -986,7 +986,7 @@ impl Walk<'_> {
             let name = group.get_ref();
             if !procfile::is_name(name) {
                 let message = format!("`{name}` is no name for a group");
-                self.error_help(group.span(), message, "a name is made of letters, digits, `-` and `_`");
+                self.error_help(group.span(), message, procfile::made_of(name));
             } else if !groups.iter().any(|other| other.get_ref() == name) {
                 groups.push(group);
             }

@@ -176,7 +176,7 @@ fn load_noting(path: &Path, inputs: &Inputs, origins: Option<Box<Origins>>) -> R
     if base_port.is_some() {
         common_env.remove(OsStr::new("PORT"));
     }
-    remarks.extend(mode.remark.clone());
+    remarks.extend(mode.remark());
     let origins = join.origins.take();
     let problems = join.finish();
     match spec {
@@ -643,6 +643,8 @@ impl<'a> Join<'a> {
         }
         self.cycles(&drafts, &edges);
         self.groups(&drafts);
+        self.ports(&drafts, base_port, &chosen.left_out);
+        self.note_choice(&drafts, &chosen.left_out);
         wait_for_release(&drafts, &mut edges);
         if let Some(origins) = &mut self.origins {
             for (draft, own) in drafts.iter().zip(&edges) {
@@ -1041,6 +1043,51 @@ impl<'a> Join<'a> {
             }
         }
         Watch { paths, ignore, debounce: written.debounce }
+    }
+
+    /// Of a Procfile's entries each has a hundred ports for its instances; more of them get those of the next one.
+    fn ports(&mut self, drafts: &[Draft], base_port: u16, left_out: &BTreeSet<usize>) {
+        let started = || drafts.iter().enumerate().filter(|(id, _)| !left_out.contains(id)).map(|(_, draft)| draft);
+        let range = |draft: &Draft| {
+            let first = draft.procfile_index?.checked_mul(100)?.checked_add(usize::from(base_port))?;
+            Some((first, first.saturating_add(usize::from(draft.instances.as_ref().map_or(1, |instances| *instances.get_ref())))))
+        };
+        for draft in started() {
+            let Some((first, end)) = range(draft) else { continue };
+            let of_next = |other: &&Draft| range(other).is_some_and(|(port, _)| first < port && port < end);
+            let Some((next, (port, _))) = started().find(of_next).and_then(|next| Some((next, range(next)?))) else { continue };
+            let number = port.saturating_sub(first).saturating_add(1);
+            let message = format!("`{}.{number}` and `{}.1` get the same PORT, {port}", draft.name, next.name);
+            let span = draft.instances.as_ref().map_or(draft.name_span.clone(), Spanned::span);
+            self.problems.push(
+                draft
+                    .source
+                    .warning(span, message)
+                    .help("an entry has 100 ports for its instances: have fewer, or let them find a port themselves"),
+            );
+        }
+    }
+
+    /// Notes what the command line, and how firstmate is run, decide of the services.
+    fn note_choice(&mut self, drafts: &[Draft], left_out: &BTreeSet<usize>) {
+        let Some(origins) = &mut self.origins else { return };
+        let choice = &self.inputs.choice;
+        for (id, draft) in drafts.iter().enumerate() {
+            if left_out.contains(&id) {
+                let by = if choice.except.contains(&draft.name) { "-x" } else { "-m" };
+                origins.note_service(&draft.name, "autostart", Origin::CommandLine(by));
+            } else if choice.formation.is_some() {
+                origins.note_service(&draft.name, "instances", Origin::CommandLine("-m"));
+            }
+            if self.mode.first_ends_all && draft.kind.unwrap_or(Kind::Service) == Kind::Service {
+                for key in ["restart", "essential"] {
+                    origins.note_service(&draft.name, key, Origin::Follows("the first end ends all".to_owned()));
+                }
+            }
+            if draft.stop_timeout.is_none() && self.inputs.stop_timeout.is_some() {
+                origins.note_service(&draft.name, "stop_timeout", Origin::CommandLine("-t"));
+            }
+        }
     }
 
     /// Reports every cycle as a path. Depth first with a stack of its own: a chain of services may be longer than the thread's.

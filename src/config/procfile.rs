@@ -69,7 +69,7 @@ pub fn parse(file: &Path, bytes: &[u8]) -> (Option<Procfile>, Vec<Diagnostic>) {
             problems.push(if trimmed.starts_with(['"', '\'']) {
                 skipped().help("remove the quotes around the line")
             } else {
-                skipped().help("a name is made of letters, digits, `-` and `_`; put `#` before the line if it is a remark")
+                skipped().help(format!("{}; put `#` before the line if it is a remark", made_of(name)))
             });
             continue;
         }
@@ -102,6 +102,16 @@ pub fn parse(file: &Path, bytes: &[u8]) -> (Option<Procfile>, Vec<Diagnostic>) {
         entries.push(Entry { name: name.to_owned(), name_span, command: command.to_owned(), command_span });
     }
     (Some(Procfile { source, entries }), problems)
+}
+
+/// What a name is made of, for whoever wrote another one. With letters that are not ASCII names could look alike and not be, and would be
+/// no part of a variable's or a metric's name.
+pub(super) fn made_of(name: &str) -> &'static str {
+    if name.is_ascii() {
+        "a name is made of letters, digits, `-` and `_`"
+    } else {
+        "a name is made of the letters A to Z and a to z, digits, `-` and `_`, since it is also part of variables and metrics"
+    }
 }
 
 /// `[A-Za-z0-9_-]+`

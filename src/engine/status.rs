@@ -18,6 +18,9 @@ pub struct Status {
     /// When firstmate started, in milliseconds since 1970; absent when nobody told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_unix_ms: Option<u64>,
+    /// The file that is run, as an absolute path; absent when nobody told, or when it is not to be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Where the whole stack is in its life.
     pub phase: Phase,
     /// May it take work: every essential instance is up and ready, no stop was asked for, the log is written, and memory is not beyond help.

@@ -60,6 +60,7 @@ impl Engine {
             pid,
             uptime_ms: millis(now.since(self.began)),
             started_unix_ms: None,
+            file: None,
             phase,
             ready,
             live: !self.phase.why().is_some_and(is_beyond_repair),

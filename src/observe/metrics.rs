@@ -409,6 +409,7 @@ mod tests {
             pid: 1,
             uptime_ms: 250_000,
             started_unix_ms: Some(1_798_761_599_007),
+            file: None,
             phase: Phase::Running,
             ready: true,
             live: true,

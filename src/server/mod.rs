@@ -21,7 +21,7 @@ mod verbs;
 mod wishes;
 
 pub use listen::{Context, Counters, Limits, TcpError, bind_tcp, serve_tcp, serve_unix};
-pub use socket::{BindError, Problem, SocketPath, UnixSocket, bind_first, default_sockets, sockets_of};
+pub use socket::{BindError, Problem, SocketPath, UnixSocket, bind_first, default_sockets, sockets_of, sockets_of_project};
 pub use text::printable;
 pub use update::{ChangeKind, Diff, ServiceChange, Update, ValueChange};
 pub use verbs::{Answer, Backend, Feed, Fill, MetricsFormat, Patience, Reading, Reply, Request, Scale, Variable, Variables, Verdict, Wish};

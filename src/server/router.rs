@@ -211,6 +211,9 @@ pub(super) fn verb_reply(code: StatusCode, outcome: &Reply) -> Response<Full<Byt
 
 /// The status as this peer may see it. What is withheld keeps its place, so that "there is a reason" can still be seen.
 fn shown(mut status: Status, peer: Peer) -> Status {
+    if !peer.is_near() {
+        status.file = None;
+    }
     if let Some(memory) = status.memory.as_mut().filter(|_| !peer.is_near()) {
         // A path names the container, an address may hold its token.
         memory.limit_place.clear();
@@ -386,7 +389,7 @@ mod tests {
     /// The body a TCP client gets.
     fn body(target: &'static str, loopback: bool, details: bool) -> String {
         use http_body_util::BodyExt as _;
-        let text = r#"{"version":"1","pid":1,"uptime_ms":1,"phase":"stopping","ready":false,"live":true,"started":true,
+        let text = r#"{"version":"1","pid":1,"uptime_ms":1,"file":"/srv/token/Procfile","phase":"stopping","ready":false,"live":true,"started":true,
             "stopping_because":"secret","log_blocked_because":"secret",
             "memory":{"limit_bytes":1,"limit_source":"ecs-task","limit_place":"http://token","oom_kills":0,"helpless":true,
             "acts":{"held":0,"forecast":0,"hard":0,"emergency":0,"own":0},"why":"secret"},"services":[{"name":"redis","kind":"service","essential":true,"ready":false,"reason":"secret",

@@ -11,7 +11,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -93,14 +93,35 @@ pub fn default_sockets() -> Vec<SocketPath> {
 /// As [`default_sockets`], for another uid: a client asks with the uid it believes firstmate to have.
 #[must_use]
 pub fn sockets_of(uid: u32, xdg_runtime_dir: Option<&OsStr>) -> Vec<SocketPath> {
+    places(uid, xdg_runtime_dir, "")
+}
+
+/// Where a firstmate that a person of this uid has started for the project in `directory` puts its socket, best first, so that each project
+/// of a machine has its own. `directory` is absolute, without links.
+#[must_use]
+pub fn sockets_of_project(uid: u32, xdg_runtime_dir: Option<&OsStr>, directory: &Path) -> Vec<SocketPath> {
+    let name = directory.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
+    let plain = |character: char| if character.is_ascii_alphanumeric() { character } else { '-' };
+    // A socket's name has at most 107 bytes, the runtime directory's included.
+    let name: String = name.chars().take(24).map(plain).collect();
+    places(uid, xdg_runtime_dir, &format!("-{name}-{:016x}", hash(directory.as_os_str().as_bytes())))
+}
+
+/// FNV-1a, 64 bits (RFC 9923): the same in every version of firstmate, which need not be the one that asks.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The places, with what tells this firstmate's from another's.
+fn places(uid: u32, xdg_runtime_dir: Option<&OsStr>, which: &str) -> Vec<SocketPath> {
     // The inode number names the PID namespace (namespaces(7)); containers that share a network would share abstract names without it.
     let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
-    let mut sockets = vec![SocketPath::File(PathBuf::from("/run/firstmate.sock"))];
+    let mut sockets = vec![SocketPath::File(PathBuf::from(format!("/run/firstmate{which}.sock")))];
     if let Some(directory) = xdg_runtime_dir.map(PathBuf::from).filter(|directory| directory.is_absolute()) {
-        sockets.push(SocketPath::File(directory.join("firstmate.sock")));
+        sockets.push(SocketPath::File(directory.join(format!("firstmate{which}.sock"))));
     }
-    sockets.push(SocketPath::File(PathBuf::from(format!("/tmp/firstmate-{uid}.sock"))));
-    sockets.push(SocketPath::Abstract(format!("firstmate-{namespace}-{uid}").into_bytes()));
+    sockets.push(SocketPath::File(PathBuf::from(format!("/tmp/firstmate-{uid}{which}.sock"))));
+    sockets.push(SocketPath::Abstract(format!("firstmate-{namespace}-{uid}{which}").into_bytes()));
     sockets
 }
 

@@ -44,37 +44,40 @@ pub(super) fn resolve_lasting(engine: &Engine, names: &[String]) -> Result<Named
     let mut named = Named::default();
     for id in resolve(engine, names)? {
         if names.iter().any(|name| is_called(engine, id.service, name)) {
-            if named.services.last() != Some(&id.service) {
+            if !named.services.contains(&id.service) {
                 named.services.push(id.service);
             }
         } else {
             named.instances.push(id);
         }
     }
+    // The order of the file is not that of the ids once an update has moved services.
+    named.services.sort_unstable();
+    named.instances.sort_unstable();
     Ok(named)
 }
 
-/// The service of this very name.
+/// The services that are meant where instances cannot be: the service of this name, those of the group, or all.
 ///
 /// # Errors
 ///
-/// The reply for a name that is no service's.
-pub(super) fn service(engine: &Engine, name: &str) -> Result<ServiceId, Reply> {
-    if let Some(id) = engine.service_ids().find(|id| engine.service(*id).is_some_and(|service| service.name == name)) {
-        return Ok(id);
+/// The reply for a name that is no service's and no group's. `to` is how many instances were wished.
+pub(super) fn services(engine: &Engine, name: &str, to: u16) -> Result<Vec<ServiceId>, Reply> {
+    let ids = engine.service_ids();
+    let meant: Vec<ServiceId> = ids.filter(|id| is_all(name) || is_called(engine, *id, name)).collect();
+    if !meant.is_empty() {
+        return Ok(meant);
     }
-    let of = |id: ServiceId| engine.service(id).map(|service| service.name.as_str());
-    let members: Vec<&str> = engine.service_ids().filter(|id| is_called(engine, *id, name)).filter_map(of).collect();
-    if !members.is_empty() {
-        let each: Vec<String> = members.iter().map(|member| format!("{member}=N")).collect();
-        return Err(Reply::Failed {
-            why: format!("{name} is a group, and each of its services has a number of its own: {}", each.join(" ")),
-        });
-    }
-    if let Some(owner) = engine.instance_ids().find(|id| engine.instance_name(*id) == name).and_then(|id| of(id.service)) {
-        return Err(Reply::Failed { why: format!("{name} is one instance; say how many its service is to have: {owner}=N") });
-    }
-    Err(unknown_name(engine, name, std::iter::empty()))
+    let instance = engine.instance_ids().find(|id| engine.instance_name(*id) == name);
+    Err(match instance.and_then(|id| engine.service(id.service)) {
+        Some(service) => {
+            let service = &service.name;
+            Reply::Failed {
+                why: format!("{name} is one instance of {service}; a service has a number of them: `firstmate scale {service}={to}`"),
+            }
+        }
+        None => unknown_name(engine, name, std::iter::empty()),
+    })
 }
 
 fn is_all(name: &str) -> bool {

@@ -101,6 +101,7 @@ pub(super) async fn run(loaded: Loaded, again: Again, options: Options, signals:
         engine: Rc::clone(&engine),
         origin,
         started_unix_ms,
+        file: std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned(),
         messages: sender.clone(),
         log: output.health(),
         books: output.books.clone(),
@@ -110,7 +111,7 @@ pub(super) async fn run(loaded: Loaded, again: Again, options: Options, signals:
     context.details = settings.http_details;
 
     let named = options.socket.or_else(|| settings.socket.as_ref().map(|path| SocketPath::parse(path.as_os_str())));
-    match bind_socket(named.as_ref()) {
+    match bind_socket(named.as_ref(), options.project.as_deref()) {
         Ok(socket) => {
             let context = context.clone();
             tokio::task::spawn_local(async move {
@@ -247,10 +248,15 @@ fn cannot_begin(log: Option<TerminationLog>, code: u8, why: &str) {
     }
 }
 
-fn bind_socket(named: Option<&SocketPath>) -> Result<UnixSocket, Vec<BindError>> {
-    match named {
-        Some(path) => UnixSocket::bind(path).map_err(|error| vec![error]),
-        None => server::bind_first(&server::default_sockets()),
+/// At the place that was named, else at those of the project, else at the default ones.
+fn bind_socket(named: Option<&SocketPath>, project: Option<&Path>) -> Result<UnixSocket, Vec<BindError>> {
+    match (named, project) {
+        (Some(path), _) => UnixSocket::bind(path).map_err(|error| vec![error]),
+        (None, Some(directory)) => {
+            let uid = nix::unistd::geteuid().as_raw();
+            server::bind_first(&server::sockets_of_project(uid, std::env::var_os("XDG_RUNTIME_DIR").as_deref(), directory))
+        }
+        (None, None) => server::bind_first(&server::default_sockets()),
     }
 }
 

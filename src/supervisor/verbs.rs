@@ -38,6 +38,8 @@ pub(super) struct Counter {
     pub(super) origin: Instant,
     /// The same moment by the clock on the wall, in milliseconds since 1970. As it was then: a start does not move when the clock is set.
     pub(super) started_unix_ms: Option<u64>,
+    /// The file that is run.
+    pub(super) file: String,
     pub(super) messages: UnboundedSender<Message>,
     pub(super) log: LogHealth,
     pub(super) books: Books,
@@ -55,7 +57,7 @@ impl Backend for Counter {
         let status = self.engine.borrow().status(self.now(), env!("CARGO_PKG_VERSION"), std::process::id());
         let log_blocked_because = self.log.trouble();
         let ready = status.ready && log_blocked_because.is_none() && !status.memory.as_ref().is_some_and(|memory| memory.helpless);
-        Status { started_unix_ms: self.started_unix_ms, ready, log_blocked_because, ..status }
+        Status { started_unix_ms: self.started_unix_ms, file: Some(self.file.clone()), ready, log_blocked_because, ..status }
     }
 
     fn incidents(&self) -> Incidents {
@@ -394,11 +396,14 @@ fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply
     let mut patience = Duration::ZERO;
     let (mut entries, mut events) = (Vec::new(), Vec::new());
     let mut wanted: Vec<(ServiceId, u16)> = Vec::new();
+    let mut named = Vec::with_capacity(scale.services.len());
     for (name, to) in &scale.services {
-        let id = names::service(engine, name)?;
+        named.extend(names::services(engine, name, *to)?.into_iter().map(|id| (id, to)));
+    }
+    for (id, to) in named {
         let Some(service) = engine.service(id) else { continue };
         if wanted.iter().any(|(known, _)| *known == id) {
-            return Err(Reply::Failed { why: format!("{name} is named twice") });
+            return Err(Reply::Failed { why: format!("{} is named twice", service.name) });
         }
         if let Some(why) = cannot_scale(engine, id, service, *to) {
             return Err(Reply::Failed { why });

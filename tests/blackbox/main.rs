@@ -18,6 +18,7 @@ mod launch;
 mod load;
 mod operation;
 mod output;
+mod projects;
 mod protocols;
 mod readiness;
 mod reading;

@@ -175,6 +175,7 @@ fn statuses() -> Vec<Value> {
         pid: 1,
         uptime_ms: 1,
         started_unix_ms: Some(1),
+        file: Some("/srv/firstmate.toml".to_owned()),
         phase,
         ready: true,
         live: true,
@@ -201,6 +202,7 @@ fn statuses() -> Vec<Value> {
     }
     all.push(value(Status {
         started_unix_ms: None,
+        file: None,
         stopping_because: None,
         log_blocked_because: None,
         memory: None,

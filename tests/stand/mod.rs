@@ -353,6 +353,7 @@ pub fn stack() -> Status {
         pid: 1,
         uptime_ms: 250_000,
         started_unix_ms: None,
+        file: None,
         phase: Phase::Running,
         ready: false,
         live: true,
