@@ -75,3 +75,20 @@ fn a_part_of_a_file_becomes_one() {
     assert_eq!(whole(text), text);
     assert_eq!(whole("[services.a]\nnice = 1\n[services.b]\ncommand = \"b\"\n").matches("command").count(), 2);
 }
+
+#[test]
+fn json_is_json() {
+    let mut seen = 0;
+    for page in pages() {
+        for block in page.blocks.iter().filter(|block| block.language == "json") {
+            let text = block.lines.join("\n");
+            // A key alone is a part of an object.
+            let text = if text.starts_with('"') { format!("{{{text}}}") } else { text };
+            if let Err(error) = serde_json::from_str::<serde_json::Value>(&text) {
+                panic!("{}:{}: {error}", page.name, block.line);
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 4, "{seen}");
+}

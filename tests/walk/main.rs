@@ -1,7 +1,7 @@
 //! The walk of a new user: every command of README.md, `docs/*.md` and the example is run, on a machine with none of it installed, and what a page shows as its output is what comes.
 //!
 //! How a page says what is to be typed, what is printed, and what is put into which file is in `docs/design/walk.md`. `page.rs` reads it, `ground.rs` is where it is run,
-//! `compare.rs` leaves out times, pids and sizes, `files.rs` has firstmate check the files that are shown. What cannot be run is in [`NOT_RUN`], what cannot be compared in
+//! `compare.rs` leaves out times, pids and sizes, `files.rs` has firstmate check the files that are shown, `words.rs` looks after what stands in sentences. What cannot be run is in [`NOT_RUN`], what cannot be compared in
 //! [`NOT_COMPARED`], each with its reason; an entry that no page needs is a failure, like a command that is in neither.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 #![expect(clippy::disallowed_methods, reason = "a test is not PID 1 and waits for its own commands")]
@@ -11,6 +11,7 @@ mod compare;
 mod files;
 mod ground;
 mod page;
+mod words;
 
 use std::path::Path;
 
@@ -204,29 +205,4 @@ fn every_exception_is_needed() {
             );
         }
     }
-}
-
-/// What stands in a sentence or a table cannot be run; but each option and command in it exists.
-#[test]
-fn commands_within_the_text_are_well_formed() {
-    let mut seen = 0;
-    for page in pages() {
-        for (line, code) in &page.inline {
-            let Some(rest) = code.strip_prefix("firstmate ") else { continue };
-            // `firstmate | ...` is of a log, `firstmate warn | ...` too.
-            if rest.contains(" | ") || rest.starts_with("| ") || rest == "COMMAND --help" {
-                continue;
-            }
-            seen += 1;
-            let form = rest.contains(['[', '|']) || rest.contains("...");
-            let words = shlex::split(if form { rest.split(' ').next().unwrap() } else { rest }).unwrap();
-            let result = firstmate::cli::command().try_get_matches_from(std::iter::once("firstmate".to_owned()).chain(words));
-            if let Err(error) = result {
-                use clap::error::ErrorKind::{DisplayHelp, DisplayVersion, MissingRequiredArgument};
-                let excused = matches!(error.kind(), DisplayHelp | DisplayVersion | MissingRequiredArgument);
-                assert!(excused, "{}:{line}: `{code}`: {error}", page.name);
-            }
-        }
-    }
-    assert!(seen > 50, "{seen}");
 }
