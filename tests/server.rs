@@ -11,7 +11,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use firstmate::engine::Verb;
-use firstmate::engine::status::{Phase, Status};
+use firstmate::engine::status::{InstanceStatus, Phase, StateName, Status};
 use firstmate::server::attach::{Decoder, Frame, PROTOCOL};
 use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of};
 use stand::{Answering, Counted, Directory, FLOOD, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack, wish};
@@ -22,6 +22,23 @@ const UNAVAILABLE: &str = "503 Service Unavailable";
 
 fn plain(status_line: &str, body: &str) -> String {
     expected(status_line, PLAIN, "", body)
+}
+
+#[test]
+fn who_was_never_asked_for_is_no_reason() {
+    let mut status = stack();
+    let mut spare = status.services[1].clone();
+    (spare.name, spare.reason) = ("spare".to_owned(), Some("spare.1 is stopped".to_owned()));
+    let down = InstanceStatus { name: "spare.1".to_owned(), state: StateName::Stopped, run: 0, why: None, ..spare.instances[0].clone() };
+    spare.instances = vec![down];
+    status.services.push(spare);
+    let stand = Stand::new(status.clone());
+    let body = stand.over_unix("GET", "/readyz");
+    assert!(body.contains("[+]spare not ready, not required: ok\n") && body.contains("\n[-]redis not ready"), "{body}");
+    // Once it has run, it counts.
+    status.services[4].instances[0].run = 1;
+    let body = Stand::new(status).over_unix("GET", "/readyz");
+    assert!(body.contains("\n[-]spare not ready: spare.1 is stopped\n"), "{body}");
 }
 
 #[test]

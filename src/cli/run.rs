@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::load::{self, FileArgs};
 use super::output::Failure;
-use crate::engine::spec;
+use crate::engine::{LaunchError, Stage, spec};
 use crate::server::printable;
 use crate::supervisor;
 
@@ -59,10 +59,12 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     }
     // Comes back only when it failed.
     let error = command.exec();
-    let shown = program.to_string_lossy();
+    let shown = printable(&program.to_string_lossy()).into_owned();
+    // In the words that a service's own launch would have.
+    let failed = LaunchError { stage: Stage::Exec, errno: error.raw_os_error().unwrap_or_default(), detail: shown };
     let place = directory.map_or_else(String::new, |directory| format!(" in {}", printable(&directory.to_string_lossy())));
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
-    let failure = Failure::new(code, format!("cannot execute `{}`{place}: {error}", printable(&shown)));
+    let failure = Failure::new(code, format!("cannot start the command{place}: {failed}"));
     Err(match name.filter(|_| service.is_none()) {
         Some(name) if name.contains(char::is_whitespace) => {
             failure.help("write the words apart, or let a shell do it: firstmate run sh -c '...'")

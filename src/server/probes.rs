@@ -80,11 +80,13 @@ fn checks(question: Question, status: &Status) -> Vec<Check<'_>> {
     }
     for service in &status.services {
         let reason = service.reason.as_deref().or_else(|| service.instances.iter().find_map(|instance| instance.why.as_deref()));
+        // Neither does one that nobody has asked for yet (`autostart = false`): it is no reason while something else is missing.
+        let unasked = service.instances.iter().all(|instance| instance.run == 0 && instance.state == StateName::Stopped);
         checks.push(Check {
             name: &service.name,
             failure: (!question.holds_for(status, service)).then_some(reason),
             // The engine knows what counts (an essential service nobody wants up does not), so its verdict is not second-guessed.
-            required: service.essential && !whole,
+            required: service.essential && !whole && !unasked,
         });
     }
     if question == Question::Ready {

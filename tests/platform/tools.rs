@@ -113,3 +113,17 @@ pub fn all_against(schema: &str, values: &[Value]) -> Result<(), String> {
     let words: Vec<&str> = ["--schemafile", schema.to_str().unwrap()].into_iter().chain(scratches.iter().map(Scratch::path)).collect();
     run("check-jsonschema", &words).map(drop)
 }
+
+/// Of each of them: is it? One process for all, since its start takes longer than the work.
+pub fn accepted(schema: &str, values: &[Value]) -> Vec<bool> {
+    let scratches: Vec<Scratch> = values.iter().map(|value| Scratch::new("instance.json", &value.to_string())).collect();
+    let schema = file(schema);
+    let options = ["-o", "json", "--schemafile", schema.to_str().unwrap()];
+    let words: Vec<&str> = options.into_iter().chain(scratches.iter().map(Scratch::path)).collect();
+    let Err(said) = run("check-jsonschema", &words) else { return vec![true; values.len()] };
+    let report = said.trim_start_matches("check-jsonschema: ");
+    let report: Value = serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {said}"));
+    let refused: Vec<&str> = report["errors"].as_array().unwrap().iter().map(|error| error["filename"].as_str().unwrap()).collect();
+    assert!(!refused.is_empty() && report["parse_errors"].as_array().is_some_and(Vec::is_empty), "{said}");
+    scratches.iter().map(|scratch| !refused.contains(&scratch.path())).collect()
+}
