@@ -257,9 +257,10 @@ impl Tally {
     }
 }
 
-/// One that was never asked to start is no part of the stack yet.
+/// One that was never asked to start is no part of the stack yet, whatever was started of it and is leaving.
 fn counts(service: &Service, instances: &[Instance]) -> bool {
-    service.essential && (service.autostart || instances.iter().any(|one| one.desired == Desired::Up || one.has_run()))
+    let mut staying = instances.iter().filter(|one| one.desired != Desired::Gone);
+    service.essential && (service.autostart || staying.any(|one| one.desired == Desired::Up || one.has_run()))
 }
 
 fn is_ready(service: &Service, instance: &Instance) -> bool {

@@ -320,6 +320,16 @@ fn whoever_waits_for_a_service_does_not_wait_for_who_leaves_it() {
 }
 
 #[test]
+fn who_is_leaving_does_not_make_its_service_count() {
+    let mut rig = ready(vec![Service { autostart: false, ..several(2) }, service("db")]);
+    wish(&mut rig, Verb::Start, &[2]);
+    assert!(!rig.status().ready, "it was started in part");
+    scale(&mut rig, 1);
+    assert_eq!(states(&rig), [StateName::Stopped, StateName::Stopping]);
+    assert!(rig.status().ready && rig.engine.tally().is_ready());
+}
+
+#[test]
 fn a_roll_and_another_number_of_instances_get_along() {
     let mut rig = ready(vec![several(3)]);
     wish(&mut rig, Verb::Roll, &[1, 2, 3]);
