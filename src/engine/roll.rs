@@ -23,6 +23,8 @@ pub struct Roll {
     pub left: Vec<u16>,
     /// How far it is.
     pub state: RollState,
+    /// How many instances the service is to have as soon as that does not take the last ready one away while another one is coming.
+    pub shrink_to: Option<u16>,
 }
 
 /// How far a rolling restart is.
@@ -154,7 +156,7 @@ impl Engine {
                     let order = entry.roll.as_ref().map_or(0, |roll| roll.order).saturating_add(1);
                     let state = RollState::Waiting { until: now.after(entry.service.start_timeout) };
                     let count = u16::try_from(asked.len()).unwrap_or(u16::MAX);
-                    entry.roll = Some(Roll { order, left: asked, state });
+                    entry.roll = Some(Roll { order, left: asked, state, shrink_to: None });
                     out.push(Action::Notice(Notice::RollBegun { service: id, instances: count }));
                 }
             }
@@ -187,9 +189,12 @@ impl Engine {
         if !self.is_serving() {
             return;
         }
+        // Before, so that who is to go is not restarted first; and after, since a roll that has given up holds nobody back.
+        self.shrink_on(now, out);
         for index in 0..self.services.len() {
             while self.roll_step(now, ServiceId(index), out) {}
         }
+        self.shrink_on(now, out);
     }
 
     /// Whether there may be another step at once.

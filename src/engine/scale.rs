@@ -2,11 +2,14 @@
 //!
 //! Who is to go is `Desired::Gone` and stays in the engine's sight until nothing of it is left. Its last run's number is kept: an instance
 //! of the same number that comes later goes on counting, so that no run is ever named twice.
+//!
+//! A rolling restart promises that its service stays ready. So while one of its instances that stays is between two runs, nobody is removed
+//! if that took the last ready one: the removal waits until one that stays is ready, or the rolling restart is over, which has deadlines of its own.
 
 use super::Timestamp;
 use super::event::{Action, Cause, InstanceId, Notice};
 use super::instance::{Desired, Idle, Instance, State};
-use super::roll::RollStop;
+use super::roll::{RollState, RollStop};
 use super::spec::{Kind, MOST_INSTANCES, ServiceId};
 use super::stack::{Engine, memory_policy};
 use super::update::Standing;
@@ -16,6 +19,18 @@ impl Engine {
     #[must_use]
     pub fn instances_wanted(&self, id: ServiceId) -> u16 {
         u16::try_from(self.staying(id).count()).unwrap_or(u16::MAX)
+    }
+
+    /// The same once a removal that waits has come.
+    #[must_use]
+    pub fn instances_to_be(&self, id: ServiceId) -> u16 {
+        self.roll(id).and_then(|roll| roll.shrink_to).unwrap_or_else(|| self.instances_wanted(id))
+    }
+
+    /// Whether an instance goes at the moment because its service has fewer now.
+    #[must_use]
+    pub fn is_leaving(&self, id: InstanceId) -> bool {
+        self.instance(id).is_some_and(|instance| instance.desired == Desired::Gone)
     }
 
     /// Whether instances that are added to a service are wanted up: as its first one is. What that one does at the moment says nothing of it.
@@ -35,7 +50,17 @@ impl Engine {
     pub(super) fn resize(&mut self, now: Timestamp, id: ServiceId, to: u16, cause: Cause, out: &mut Vec<Action>) {
         let Some(service) = self.service(id).cloned() else { return };
         let (from, to) = (self.instances_wanted(id), to.clamp(1, MOST_INSTANCES));
+        let waits = to < from && self.takes_the_last_ready(id, to);
+        // A later wish is the one that counts.
+        if let Some(roll) = self.services.get_mut(id.0).and_then(|entry| entry.roll.as_mut()) {
+            roll.shrink_to = waits.then_some(to);
+        }
         if from == to {
+            return;
+        }
+        let away: Vec<InstanceId> = (to.saturating_add(1)..=from).map(|number| InstanceId { service: id, number }).collect();
+        if waits {
+            self.leave_out_of_rolls(&away, RollStop::RemovedByOperator, out);
             return;
         }
         out.push(Action::Notice(Notice::Scaled { service: id, from, to }));
@@ -58,8 +83,23 @@ impl Engine {
                 }
             }
         }
-        let away: Vec<InstanceId> = (to.saturating_add(1)..=from).map(|number| InstanceId { service: id, number }).collect();
         self.leave_out_of_rolls(&away, RollStop::RemovedByOperator, out);
+    }
+
+    /// Whether a removal would leave nobody ready while a rolling restart brings one back that stays.
+    fn takes_the_last_ready(&self, id: ServiceId, to: u16) -> bool {
+        let comes = self.roll(id).is_some_and(|roll| matches!(roll.state, RollState::Coming { number, .. } if number <= to));
+        let mut ready = self.staying(id).filter(|instance| instance.is_ready()).peekable();
+        comes && ready.peek().is_some() && ready.all(|instance| instance.id.number > to)
+    }
+
+    /// Removals that have waited, and need not any more.
+    pub(super) fn shrink_on(&mut self, now: Timestamp, out: &mut Vec<Action>) {
+        for id in (0..self.services.len()).map(ServiceId) {
+            if let Some(to) = self.roll(id).and_then(|roll| roll.shrink_to).filter(|to| !self.takes_the_last_ready(id, *to)) {
+                self.scale(now, id, to, out);
+            }
+        }
     }
 
     pub(super) fn add(&mut self, now: Timestamp, id: InstanceId, desired: Desired) {

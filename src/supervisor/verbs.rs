@@ -16,7 +16,9 @@ use super::{Message, Supervisor, names};
 use crate::engine::event::earlier;
 use crate::engine::spec::{Kind, Service};
 use crate::engine::status::{InstanceStatus, Phase, StateName, Status};
-use crate::engine::{Command, Engine, Event, Incidents, InstanceId, RollState, RunId, ServiceId, ShutdownCause, Signal, Timestamp, Verb};
+use crate::engine::{
+    Command, Engine, Event, Incidents, InstanceId, Roll, RollState, RunId, ServiceId, ShutdownCause, Signal, Timestamp, Verb,
+};
 use crate::linux::tree::Sent;
 use crate::observe::metrics::{self, Exposition};
 use crate::observe::roll_stop;
@@ -334,9 +336,17 @@ impl Entry {
             Aim::Signal(_) => Some(Verdict::Failed { why: format!("it is {}, so there is nothing to send it to", status.state) }),
             aim @ (Aim::Up | Aim::Down | Aim::NewRun | Aim::Gone) => judge(aim, self.run_before, &status),
         };
-        let down = matches!(self.aim, Aim::Down | Aim::Gone);
+        // A removal that has begun goes on whatever happens; one that waits for another instance to be ready may yet come to nothing.
+        let waits_to_go = self.aim == Aim::Gone && !engine.is_leaving(self.id);
+        let down = matches!(self.aim, Aim::Down | Aim::Gone) && !waits_to_go;
         match verdict {
             None if stopping && !down => Some(Verdict::Failed { why: "firstmate is stopping".to_owned() }),
+            None if waits_to_go && self.id.number <= engine.instances_to_be(self.id.service) => {
+                Some(Verdict::Failed { why: "it stays: another number of instances has been asked for since".to_owned() })
+            }
+            None if late && waits_to_go => {
+                Some(Verdict::Failed { why: "it goes once another instance is ready, for which a rolling restart waits".to_owned() })
+            }
             None if late && self.waits_for_its_turn(engine) => {
                 Some(Verdict::Failed { why: "its turn has not come; the rolling restart goes on".to_owned() })
             }
@@ -413,7 +423,11 @@ fn scaled(scale: &Scale, engine: &Engine, now: Timestamp) -> Result<Taken, Reply
     for (id, to) in wanted {
         let Some(service) = engine.service(id) else { continue };
         let from = engine.instances_wanted(id);
-        patience = patience.max(service.stop.timeout.saturating_add(service.start_timeout).saturating_add(PATIENCE));
+        let own = service.stop.timeout.saturating_add(service.start_timeout);
+        // A removal may have to wait for an instance that a rolling restart brings back, and that one for what it depends on.
+        let rolls = engine.roll(id).is_some_and(Roll::is_going);
+        let wait = if rolls { own.saturating_add(service.start_timeout) } else { Duration::ZERO };
+        patience = patience.max(own.saturating_add(wait).saturating_add(PATIENCE));
         let entry = |number: u16, aim, verdict, name| Entry { id: InstanceId { service: id, number }, name, aim, run_before: 0, verdict };
         let scaled = Verdict::Scaled { from, to, in_file: service.instances };
         entries.push(entry(0, Aim::Gone, Some(scaled), service.name.clone()));

@@ -204,6 +204,21 @@ fn a_rolling_restart_goes_on_when_whoever_asked_has_left() {
 }
 
 #[test]
+fn a_service_that_is_rolled_and_scaled_down_stays_ready() {
+    let setup = Setup::new("[services.lz]\ninstances = 2\ncommand = '{actor} print up sleep'\nready = { delay = '3s' }");
+    let container = up(setup, Place::Init, &["lz.1", "lz.2"]);
+    assert_eq!(container.cli(&["restart", "--rolling", "--no-wait", "lz.1"]), said(0, "lz.1: told to restart\n"));
+    let (code, out, error) = container.cli(&["scale", "lz=1"]);
+    assert_eq!((code, error.as_str()), (0, ""), "{out}");
+    assert!(out.ends_with("\nlz.2: removed\n"), "{out}");
+    let own: Vec<String> = container.lines().into_iter().filter(crate::harness::Line::is_own).map(|line| line.text).collect();
+    let back = own.iter().rposition(|text| text.starts_with("lz.1 ready")).unwrap();
+    let going = own.iter().position(|text| text.starts_with("stopping lz.2")).unwrap();
+    assert!(back < going && own[..back].iter().any(|text| text.starts_with("stopping lz.1")), "{own:#?}");
+    assert_eq!(container.stop(), 0);
+}
+
+#[test]
 fn what_befell_who_was_scaled_away_can_be_asked_for() {
     let setup = Setup::new("[services.web]\ninstances = 2\ncommand = '{actor} print up sleep'");
     let container = up(setup, Place::Init, &["web.1", "web.2"]);

@@ -84,6 +84,7 @@ fn random_histories_keep_every_invariant() {
         ("rolling restarts to their end", total.rolled),
         ("rolling restarts that stopped", total.rolls_stopped),
         ("other numbers of instances", total.scaled),
+        ("removals that waited", total.held_back * 10),
     ] {
         assert!(count > histories / 100, "hardly any {what}: {total:?}");
     }

@@ -209,6 +209,10 @@ pub struct Oracle {
     rolls: BTreeMap<ServiceId, Roll>,
     /// What `Scaled` must say next.
     scaled: Option<(ServiceId, u16, u16)>,
+    /// Removals that wait for an instance that comes back.
+    held_back: BTreeMap<ServiceId, u16>,
+    /// How many have.
+    pub were_held_back: u64,
     spawned: u64,
     ended: u64,
     expected: Option<(InstanceId, Next)>,
@@ -249,6 +253,8 @@ impl Oracle {
             retired: BTreeMap::new(),
             rolls: BTreeMap::new(),
             scaled: None,
+            held_back: BTreeMap::new(),
+            were_held_back: 0,
             spawned: 0,
             ended: 0,
             expected: None,
@@ -531,10 +537,34 @@ impl Oracle {
     fn scaled(&mut self, now: Timestamp, id: ServiceId, to: u16) {
         let from = self.copies(id).count() as u16;
         let to = to.max(1);
-        if self.stopping || self.over || self.spec.services[id.0].kind != Kind::Service || from == to {
+        if self.stopping || self.over || self.spec.services[id.0].kind != Kind::Service {
+            return;
+        }
+        self.held_back.remove(&id);
+        if from == to {
+            return;
+        }
+        if to < from && self.takes_the_last_ready(id, to) {
+            self.were_held_back += 1;
+            self.held_back.insert(id, to);
+            if let Some(roll) = self.rolls.get_mut(&id) {
+                roll.leave_out(|number| number > to);
+            }
             return;
         }
         self.scaled = Some((id, from, to));
+        self.have(now, id, from, to);
+    }
+
+    /// Whether nobody would be ready without those above, while a rolling restart brings back one of those that stay.
+    fn takes_the_last_ready(&self, id: ServiceId, to: u16) -> bool {
+        let comes = self.rolls.get(&id).and_then(|roll| roll.now).is_some_and(|(number, _)| number <= to);
+        let up: Vec<u16> = self.copies(id).filter(|known| known.is_up()).map(|known| known.id.number).collect();
+        comes && !up.is_empty() && up.iter().all(|number| *number > to)
+    }
+
+    /// From now on a service has so many.
+    fn have(&mut self, now: Timestamp, id: ServiceId, from: u16, to: u16) {
         let wanted = self.copies(id).next().expect("a service has an instance").wanted;
         for number in from + 1..=to {
             let instance = InstanceId { service: id, number };
@@ -1170,8 +1200,15 @@ impl Oracle {
             },
             Notice::RollStopped { at, why, left } => return self.check_roll_stop(*at, *why, *left),
             Notice::Scaled { service, from, to } => {
-                if self.scaled.take() != Some((*service, *from, *to)) {
+                let is_due = self.scaled.take() == Some((*service, *from, *to));
+                if !is_due && (self.held_back.remove(service) != Some(*to) || self.copies(*service).count() != usize::from(*from)) {
                     return Err(format!("{notice:?} was not asked for"));
+                }
+                if self.takes_the_last_ready(*service, *to) {
+                    return Err(format!("{notice:?} leaves nobody ready while one is coming back"));
+                }
+                if !is_due {
+                    self.have(now, *service, *from, *to);
                 }
             }
             Notice::Updating { .. } | Notice::Added { .. } | Notice::Removed { .. } | Notice::Redefined { .. } | Notice::Updated => {
@@ -1260,6 +1297,9 @@ impl Oracle {
             return Err("nothing is left, and it goes on".to_owned());
         }
         if !self.stopping {
+            if let Some((id, to)) = self.held_back.iter().find(|(id, to)| !self.takes_the_last_ready(**id, **to)) {
+                return Err(format!("{id:?} could have {to} instances by now"));
+            }
             self.check_rolls()?;
             self.welcome_back();
         }

@@ -45,6 +45,8 @@ pub struct Summary {
     pub rolled: u64,
     pub rolls_stopped: u64,
     pub scaled: u64,
+    /// Removals that waited for an instance that came back.
+    pub held_back: u64,
 }
 
 impl Summary {
@@ -75,6 +77,7 @@ impl Summary {
         self.rolled += other.rolled;
         self.rolls_stopped += other.rolls_stopped;
         self.scaled += other.scaled;
+        self.held_back += other.held_back;
     }
 }
 
@@ -210,6 +213,7 @@ fn played(seed: u64, trace: bool) -> (World, Result<(), String>) {
         trace: trace.then(String::new),
     };
     let result = world.play();
+    world.summary.held_back = world.oracle.were_held_back;
     (world, result)
 }
 
@@ -495,8 +499,14 @@ impl World {
         if instances.is_empty() {
             instances = all;
         }
+        // Who is between two runs is not missed as long as another one is there.
+        let fewer = wishes.percent(50).then(|| (wishes.pick(&instances).service, 1 + wishes.below(2) as u16));
         let event = match wishes.below(10) {
-            0..=4 => Event::Command(Command { verb: Verb::Roll, instances }),
+            0..=4 => {
+                self.step(Event::Command(Command { verb: Verb::Roll, instances }))?;
+                let Some((service, instances)) = fewer else { return Ok(()) };
+                Event::Scale { service, instances }
+            }
             5 => Event::Command(Command { verb: Verb::Reload, instances }),
             6 => {
                 let signal = wishes.pick(&[Signal::TERM, Signal::HUP, Signal::KILL]);

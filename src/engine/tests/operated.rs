@@ -381,6 +381,55 @@ fn a_roll_of_which_nobody_is_left_before_a_turn_is_not_done() {
     assert_eq!(told(&mut rig, "roll"), ["rolling 2 of web", "rolled web"]);
 }
 
+#[test]
+fn a_removal_leaves_the_last_ready_one_while_a_roll_brings_another_back() {
+    let rolling = |instances: u16| {
+        let mut rig = ready(vec![Service { essential: false, ..several(instances) }]);
+        assert_eq!(wish(&mut rig, Verb::Roll, &[1, 2]), ["SIGTERM web.1#1"]);
+        rig
+    };
+    let mut rig = rolling(2);
+    assert_eq!(scale(&mut rig, 1), NOTHING);
+    assert_eq!((rig.engine.instances_wanted(ServiceId(0)), rig.engine.instances_to_be(ServiceId(0))), (2, 1));
+    exit(&mut rig, web(1), Outcome::Exited(0));
+    up(&mut rig, web(1));
+    assert_eq!(rig.wait(999), NOTHING);
+    assert_eq!(told(&mut rig, "scaled"), NOTHING);
+    assert_eq!(rig.wait(1), [format!("{} SIGTERM web.2#1", rig.elapsed_ms())]);
+    assert_eq!(
+        told(&mut rig, ""),
+        ["ready web.1#2 after 1s", "scaled web from 2 to 1", "stopping web.2#1 by SIGTERM within 10s (Operator)", "rolled web"]
+    );
+    // The roll has given up: there is nothing to wait for.
+    let mut rig = rolling(2);
+    scale(&mut rig, 1);
+    exit(&mut rig, web(1), Outcome::Exited(0));
+    assert_eq!(exit(&mut rig, web(1), Outcome::Exited(1)), ["SIGTERM web.2#1"]);
+    assert_eq!(told(&mut rig, "roll stopped"), ["roll stopped at web.1: NotBack, 0 left"]);
+    // Who was to go has gone by itself: it does not come again.
+    let mut rig = rolling(2);
+    scale(&mut rig, 1);
+    assert_eq!(exit(&mut rig, web(2), Outcome::Exited(1)), NOTHING);
+    assert_eq!(states(&rig), [StateName::Stopping]);
+    // A later wish is the one that counts, and nothing has happened to who was to go. It was left out of the roll.
+    let mut rig = rolling(2);
+    scale(&mut rig, 1);
+    assert_eq!(scale(&mut rig, 3), ["spawn web.3#1"]);
+    assert_eq!(rig.engine.instances_to_be(ServiceId(0)), 3);
+    exit(&mut rig, web(1), Outcome::Exited(0));
+    up(&mut rig, web(1));
+    up(&mut rig, web(3));
+    assert_eq!(rig.wait(5_000), NOTHING);
+    assert_eq!((roll(&rig), run_of(&rig, web(2)).run), (RollState::Done, 1));
+    // Another one that stays is ready, or the one that is coming goes itself: nobody is waited for.
+    let mut rig = rolling(3);
+    assert_eq!(scale(&mut rig, 2), ["SIGTERM web.3#1"]);
+    let mut rig = ready(vec![several(2)]);
+    wish(&mut rig, Verb::Roll, &[2]);
+    exit(&mut rig, web(2), Outcome::Exited(0));
+    assert_eq!(scale(&mut rig, 1), ["SIGTERM web.2#2"]);
+}
+
 // ---------------------------------------------------------------- signals
 
 #[test]
