@@ -126,7 +126,7 @@ impl std::fmt::Display for UpdateRefusal {
     }
 }
 
-impl std::error::Error for UpdateRefusal {}
+impl core::error::Error for UpdateRefusal {}
 
 impl Engine {
     /// What this file would change.
