@@ -194,6 +194,10 @@ impl Engine {
                 (StateName::Backoff, Some(format!("next run in {wait:.1} s{after}")))
             }
             Idle::Completed => (StateName::Completed, None),
+            Idle::Exited | Idle::Failed if service.awaits_change() => {
+                let state = if matches!(idle, Idle::Exited) { StateName::Exited } else { StateName::Failed };
+                (state, Some("waits until files it watches change".to_owned()))
+            }
             Idle::Exited => (StateName::Exited, last),
             Idle::Failed => (
                 StateName::Failed,
