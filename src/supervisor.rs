@@ -35,7 +35,7 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{Again, Http, Loaded};
-use crate::engine::spec::{Command, Readiness, Scope, Service, Watch};
+use crate::engine::spec::{Command, Readiness, Restart, Scope, Service, Watch};
 use crate::engine::{
     Action, EndCause, Engine, Event, LaunchError, MemoryEvent, Notice, Outcome, ProbeKind, Reach, RunId, ShutdownCause, Signal, Stage,
     Timestamp,
@@ -211,7 +211,7 @@ struct Supervisor {
     /// Kept for as long as files are watched.
     watcher: Option<Watcher>,
     /// What it watches.
-    watched: Vec<(String, Watch)>,
+    watched: Vec<(String, Watch, Restart)>,
     interrupted: bool,
     /// The number of the last one of which those who read along know.
     last_incident: u64,

@@ -368,6 +368,8 @@ pub enum Notice {
     NotRestarted {
         /// Which run.
         run: RunId,
+        /// A change of the files it watches starts it again.
+        awaits_change: bool,
     },
     /// Given up.
     GaveUp {

@@ -491,7 +491,7 @@ impl Engine {
                     self.journal.resolve(*instance, Then::Restarted { delay_ms: millis(*delay) }, *failures);
                 }
                 Notice::GaveUp { instance, failures } => self.journal.resolve(*instance, Then::GaveUp, *failures),
-                Notice::NotRestarted { run } => {
+                Notice::NotRestarted { run, awaits_change: _ } => {
                     let failures = self.failures_of(run.instance);
                     self.journal.resolve(run.instance, Then::NotRestarted, failures);
                 }

@@ -677,7 +677,7 @@ impl Instance {
         }
         if !again {
             self.state = State::Idle(if failed { Idle::Failed } else { Idle::Exited });
-            out.push(Action::Notice(Notice::NotRestarted { run }));
+            out.push(Action::Notice(Notice::NotRestarted { run, awaits_change: service.awaits_change() }));
             return Self::consequence(service, EndCause::EssentialEnded { instance: self.id, outcome });
         }
         if failed && !stable && service.give_up_after.is_some_and(|limit| self.failures >= limit) {
@@ -712,7 +712,7 @@ impl Instance {
     }
 
     fn consequence(service: &Service, cause: EndCause) -> Consequence {
-        if service.essential { Consequence::End(cause) } else { Consequence::Nothing }
+        if service.essential && !service.awaits_change() { Consequence::End(cause) } else { Consequence::Nothing }
     }
 }
 

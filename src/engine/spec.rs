@@ -162,7 +162,16 @@ pub struct Service {
     pub watch: Watch,
 }
 
-/// `watch` of a service: files whose change restarts it. The engine only carries it.
+impl Service {
+    /// Whether its end is never the last word: whatever it died of, a change of the files it watches may mend it. So nothing ends and nobody is
+    /// given up because of it.
+    #[must_use]
+    pub const fn awaits_change(&self) -> bool {
+        !self.watch.paths.is_empty()
+    }
+}
+
+/// `watch` of a service: files whose change restarts it. To the engine it matters only whether there are any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watch {
     /// None: nothing is watched.

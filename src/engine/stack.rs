@@ -663,9 +663,18 @@ impl Engine {
         })
     }
 
-    /// Whether a service will not run again unless an operator makes it.
+    /// Whether a service will not run again unless an operator makes it. Who waits for files to change will, sooner or later.
     fn is_dead(&self, id: ServiceId) -> bool {
-        self.staying(id).any(|instance| matches!(instance.state, State::Idle(Idle::Failed | Idle::Exited | Idle::Blocked { .. })))
+        let awaits_change = self.service(id).is_some_and(|service| service.awaits_change());
+        self.staying(id).any(|instance| match &instance.state {
+            State::Idle(Idle::Failed | Idle::Exited) => !awaits_change,
+            State::Idle(Idle::Blocked { .. }) => true,
+            State::Idle(Idle::Stopped | Idle::Due { .. } | Idle::Backoff { .. } | Idle::Completed)
+            | State::Launching { .. }
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Ending(_) => false,
+        })
     }
 
     /// The outcome that a dead service, or the dead one that blocks it, died of.
@@ -705,7 +714,8 @@ impl Engine {
         None
     }
 
-    /// The exit code when everything has ended by itself: of the first failure in the file's order, or 0. `None` while something runs, will run, or was stopped by an operator.
+    /// The exit code when everything has ended by itself: of the first failure in the file's order, or 0. `None` while something runs, will run, waits for files
+    /// to change, or was stopped by an operator.
     fn nothing_left(&self) -> Option<i32> {
         if self.is_updating() {
             return None;
@@ -714,7 +724,9 @@ impl Engine {
         let mut wanted = false;
         for instance in &self.instances {
             wanted |= instance.desired == Desired::Up;
+            let awaits_change = self.service(instance.id.service).is_some_and(|service| service.awaits_change());
             match &instance.state {
+                State::Idle(Idle::Failed | Idle::Exited) if awaits_change => return None,
                 State::Idle(Idle::Failed) => {
                     if let Some(outcome) = &instance.last_outcome {
                         code = if code == 0 { failure_code(outcome) } else { code };

@@ -5,6 +5,7 @@ mod guard;
 mod incidents;
 mod operated;
 mod update;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -138,7 +139,8 @@ fn notice_words(engine: &Engine, notice: &Notice) -> String {
             format!("restarting {} in {delay:?} after {failures} failures ({cause:?})", one(instance))
         }
         Notice::Completed { run: id, took } => format!("completed {} in {took:?}", run(id)),
-        Notice::NotRestarted { run: id } => format!("not restarted {}", run(id)),
+        Notice::NotRestarted { run: id, awaits_change: false } => format!("not restarted {}", run(id)),
+        Notice::NotRestarted { run: id, awaits_change: true } => format!("not restarted {}, awaits a change", run(id)),
         Notice::GaveUp { instance, failures } => format!("gave up {} after {failures} failures", one(instance)),
         Notice::Blocked { instance, on } => format!("blocked {} by {}", one(instance), name(on)),
         Notice::Stopping { run: id, signal, grace, cause } => format!("stopping {} by {signal} within {grace:?} ({cause:?})", run(id)),

@@ -205,6 +205,10 @@ impl Engine {
                 (StateName::Backoff, Some(format!("next run in {}{after}", wait_words(retry_at.since(now)))))
             }
             Idle::Completed => (StateName::Completed, None),
+            Idle::Exited | Idle::Failed if service.awaits_change() => {
+                let state = if matches!(idle, Idle::Exited) { StateName::Exited } else { StateName::Failed };
+                (state, Some("waits until files it watches change".to_owned()))
+            }
             Idle::Exited => (StateName::Exited, last),
             Idle::Failed => (
                 StateName::Failed,

@@ -34,6 +34,8 @@ const STACK: usize = 128 << 10;
 /// More directories than this are a slip: the root of a file system, or a cache that should be ignored. Each costs firstmate some hundred bytes and the
 /// kernel a kilobyte.
 const MOST_DIRECTORIES: usize = 10_000;
+/// What editors and builders ask for that watch whole source trees.
+const ENOUGH_WATCHES: u64 = 524_288;
 /// So many names are kept to tell how many files changed.
 const NAMED: usize = 100;
 /// A service that begins anew so often within so short a time probably changes the files itself.
@@ -410,7 +412,7 @@ impl<F: FnMut(Told)> Worker<F> {
         let descriptor = match self.inotify.add_watch(path, EVENTS) {
             Ok(descriptor) => descriptor,
             Err(Errno::ENOSPC) => {
-                self.tell_full("the kernel allows no more watches; raise fs.inotify.max_user_watches (sysctl)", path);
+                self.tell_full(&no_watches_left(), path);
                 return Added::Full;
             }
             Err(Errno::EACCES) => {
@@ -433,7 +435,7 @@ impl<F: FnMut(Told)> Worker<F> {
     fn tell_full(&mut self, why: &str, path: &Path) {
         if !std::mem::replace(&mut self.full, true) {
             let text = format!(
-                "changes in {} and others are not noticed: {why}, or watch less: name what is to be watched more closely, or add to `ignore`",
+                "changes in {} and others are not noticed: {why}; or watch less: name what is to be watched more closely, or add to `ignore`",
                 self.shown(path)
             );
             (self.tell)(Told::Trouble(text));
@@ -463,6 +465,28 @@ impl<F: FnMut(Told)> Worker<F> {
 
     fn shown(&self, path: &Path) -> String {
         shown(path, &self.directory)
+    }
+}
+
+/// ENOSPC of inotify_add_watch(2): which limit it is, how high, and how to raise it. There is one for the machine, and, since Linux 4.9, one for
+/// each user namespace on the way to it (namespaces(7)); the lower one is named, since it is the one that can have been met.
+fn no_watches_left() -> String {
+    const LIMITS: [(&str, &str); 2] = [
+        ("fs.inotify.max_user_watches", "/proc/sys/fs/inotify/max_user_watches"),
+        ("user.max_inotify_watches", "/proc/sys/user/max_inotify_watches"),
+    ];
+    let read = |path| std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let lowest = LIMITS.iter().filter_map(|(name, path)| Some((*name, read(path)?))).min_by_key(|(_, limit)| *limit);
+    match lowest {
+        Some((name, limit)) => {
+            let more = limit.saturating_mul(2).max(ENOUGH_WATCHES);
+            format!(
+                "the kernel allows this user no more than {limit} watches; raise that with `sysctl -w {name}={more}`, in a container on its host"
+            )
+        }
+        None => {
+            "the kernel allows this user no more watches; raise fs.inotify.max_user_watches (sysctl), in a container on its host".to_owned()
+        }
     }
 }
 
@@ -527,7 +551,7 @@ mod tests {
         let _file = worker.set_up(0);
         let heard = heard.borrow();
         let [Told::Trouble(text)] = heard.as_slice() else { panic!("{heard:?}") };
-        assert!(text.contains(" and others are not noticed: at most 4 directories are watched, or watch less"), "{text}");
+        assert!(text.contains(" and others are not noticed: at most 4 directories are watched; or watch less"), "{text}");
     }
 
     #[test]

@@ -247,7 +247,7 @@ fn told(notice: &Notice, names: &dyn Names) -> Option<(Subject, What)> {
             (Instance(*instance), What::Restarting { delay_ms: millis(*delay), failures: *failures, cause: *cause })
         }
         Notice::Completed { run, took } => (Run(*run), What::Completed { took_ms: millis(*took) }),
-        Notice::NotRestarted { run } => (Run(*run), What::NotRestarted),
+        Notice::NotRestarted { run, awaits_change: _ } => (Run(*run), What::NotRestarted),
         Notice::GaveUp { instance, failures } => (Instance(*instance), What::GaveUp { failures: *failures }),
         Notice::Blocked { instance, on } => (Instance(*instance), What::Blocked { on: service(*on) }),
         Notice::Stopping { run, signal, grace, cause } => {

@@ -145,8 +145,9 @@ fn write_notice(text: &mut String, notice: &Notice, names: &dyn Names) -> Result
             write!(text, "{} completed in {}", of(*run), duration(*took))?;
             Level::Info
         }
-        Notice::NotRestarted { run } => {
-            write!(text, "{} stays down: its `restart` policy asks for no further run", of(*run))?;
+        Notice::NotRestarted { run, awaits_change } => {
+            let why = if *awaits_change { " until files it watches change" } else { ": its `restart` policy asks for no further run" };
+            write!(text, "{} stays down{why}", of(*run))?;
             Level::Info
         }
         Notice::GaveUp { instance: who, failures } => {
@@ -680,7 +681,12 @@ mod tests {
         ] {
             says(Notice::Restarting { instance: WEB, delay, failures, cause }, Level::Info, text);
         }
-        says(Notice::NotRestarted { run: run(WEB) }, Level::Info, "web.1 stays down: its `restart` policy asks for no further run");
+        for (awaits_change, text) in [
+            (false, "web.1 stays down: its `restart` policy asks for no further run"),
+            (true, "web.1 stays down until files it watches change"),
+        ] {
+            says(Notice::NotRestarted { run: run(WEB), awaits_change }, Level::Info, text);
+        }
         says(Notice::GaveUp { instance: WEB, failures: 10 }, Level::Error, "web.1 given up after 10 consecutive failed runs");
         says(Notice::GaveUp { instance: WEB, failures: 1 }, Level::Error, "web.1 given up after 1 failed run");
     }

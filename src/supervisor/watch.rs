@@ -4,7 +4,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Message, Supervisor};
 use crate::engine::Event;
-use crate::engine::spec::{Watch, WatchPath};
+use crate::engine::spec::{Restart, Watch, WatchPath};
 use crate::linux::watch::{Told, Watcher};
 use crate::observe::Level;
 use crate::observe::notice::duration;
@@ -15,7 +15,7 @@ impl Supervisor {
         let services: Vec<_> = {
             let engine = self.engine.borrow();
             let watching = engine.service_ids().filter_map(|id| engine.service(id)).filter(|service| !service.watch.paths.is_empty());
-            watching.map(|service| (service.name.clone(), service.watch.clone())).collect()
+            watching.map(|service| (service.name.clone(), service.watch.clone(), service.restart)).collect()
         };
         if services == self.watched {
             return;
@@ -25,10 +25,11 @@ impl Supervisor {
         if services.is_empty() {
             return;
         }
-        for (name, watch) in &services {
-            let text = told_at_first(name, watch);
+        for (name, watch, restart) in &services {
+            let text = told_at_first(name, watch, *restart);
             self.output.say(Level::Info, &text);
         }
+        let services = services.into_iter().map(|(name, watch, _)| (name, watch)).collect();
         let messages = messages.clone();
         // The loop is gone only when everything is over.
         match Watcher::start(services, move |told| drop(messages.send(Message::Files(told)))) {
@@ -57,15 +58,20 @@ impl Supervisor {
 /// So many paths are named.
 const NAMED: usize = 3;
 
-/// What is watched, and when it counts.
-fn told_at_first(name: &str, watch: &Watch) -> String {
+/// What is watched, when it counts, and what an end means meanwhile.
+fn told_at_first(name: &str, watch: &Watch, restart: Restart) -> String {
     let shown = |path: &WatchPath| path.only.clone().unwrap_or_else(|| path.root.display().to_string());
     let mut paths: Vec<String> = watch.paths.iter().take(NAMED).map(shown).collect();
     let more = watch.paths.len().saturating_sub(NAMED);
     if more > 0 {
         paths.push(format!("{more} more"));
     }
-    format!("{name} restarts {} after the last change in {}", duration(watch.debounce), paths.join(", "))
+    let ends = match restart {
+        Restart::Always => "",
+        Restart::OnFailure => "; when it ends well, it waits for a change",
+        Restart::Never => "; when it ends, it waits for a change",
+    };
+    format!("{name} restarts {} after the last change in {}{ends}", duration(watch.debounce), paths.join(", "))
 }
 
 #[cfg(test)]
@@ -76,8 +82,10 @@ mod tests {
     fn what_is_watched_is_told_in_a_line() {
         let path = |root: &str, only: Option<&str>| WatchPath { root: root.into(), only: only.map(str::to_owned) };
         let mut watch = Watch { paths: vec![path("/srv/src", None), path("/srv", Some("/srv/*.py"))], ..Watch::default() };
-        assert_eq!(told_at_first("web", &watch), "web restarts 200 ms after the last change in /srv/src, /srv/*.py");
+        assert_eq!(told_at_first("web", &watch, Restart::Always), "web restarts 200 ms after the last change in /srv/src, /srv/*.py");
         watch.paths.extend([path("/a", None), path("/b", None), path("/c", None)]);
-        assert_eq!(told_at_first("web", &watch), "web restarts 200 ms after the last change in /srv/src, /srv/*.py, /a, 2 more");
+        let four = "web restarts 200 ms after the last change in /srv/src, /srv/*.py, /a, 2 more";
+        assert_eq!(told_at_first("web", &watch, Restart::Never), format!("{four}; when it ends, it waits for a change"));
+        assert_eq!(told_at_first("web", &watch, Restart::OnFailure), format!("{four}; when it ends well, it waits for a change"));
     }
 }

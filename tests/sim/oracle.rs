@@ -762,7 +762,7 @@ impl Oracle {
             };
             if !again {
                 known.done = Some(if failed { Done::Failed } else { Done::Exited });
-                if service.essential {
+                if service.essential && service.watch.paths.is_empty() {
                     let code = if failed { failure_code(&outcome) } else { outcome.exit_code() };
                     (self.must_end, self.end) = (true, Some(End::Failed(vec![code])));
                 }
@@ -770,7 +770,7 @@ impl Oracle {
             } else if failed && !stable && service.give_up_after.is_some_and(|limit| known.failures >= limit) {
                 known.done = Some(Done::Failed);
                 let failures = known.failures;
-                if service.essential {
+                if service.essential && service.watch.paths.is_empty() {
                     (self.must_end, self.end) = (true, Some(End::Failed(vec![failure_code(&outcome)])));
                 }
                 Next::GaveUp { failures }
@@ -863,7 +863,7 @@ impl Oracle {
     fn nothing_left(&self) -> Option<i32> {
         let rests = |known: &Known| {
             known.run.is_none()
-                && (known.done.is_some()
+                && (known.done.is_some_and(|done| done == Done::Completed || !self.awaits_change(known.id.service))
                     || known.blocked_by.is_some_and(|on| self.is_dead(on))
                     || (!known.wanted && known.last == 0 && !self.service(known.id).autostart))
         };
@@ -875,10 +875,16 @@ impl Oracle {
         Some(failed.and_then(|known| known.last_outcome.as_ref()).map_or(0, failure_code))
     }
 
+    /// The end of such a service ends nothing else.
+    fn awaits_change(&self, service: ServiceId) -> bool {
+        !self.spec.services[service.0].watch.paths.is_empty()
+    }
+
     fn is_dead(&self, service: ServiceId) -> bool {
         self.copies(service).any(|known| {
             known.run.is_none()
-                && (matches!(known.done, Some(Done::Exited | Done::Failed)) || known.blocked_by.is_some_and(|on| self.is_dead(on)))
+                && ((matches!(known.done, Some(Done::Exited | Done::Failed)) && !self.awaits_change(service))
+                    || known.blocked_by.is_some_and(|on| self.is_dead(on)))
         })
     }
 
@@ -1136,7 +1142,12 @@ impl Oracle {
                 }
             }
             Notice::Completed { run, .. } => return self.expect(run.instance, Next::Completed),
-            Notice::NotRestarted { run } => return self.expect(run.instance, Next::NotRestarted),
+            Notice::NotRestarted { run, awaits_change } => {
+                if *awaits_change != self.awaits_change(run.instance.service) {
+                    return Err(format!("{notice:?} of {:?}", self.service(run.instance).watch));
+                }
+                return self.expect(run.instance, Next::NotRestarted);
+            }
             Notice::GaveUp { instance, failures } => return self.expect(*instance, Next::GaveUp { failures: *failures }),
             Notice::Stopped { instance } => {
                 let known = self.find(*instance);

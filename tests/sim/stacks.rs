@@ -78,6 +78,9 @@ pub fn for_wishes(spec: &mut Spec, wishes: &mut Chance) {
     for service in &mut spec.services {
         if service.kind == Kind::Service {
             service.instances += wishes.below(3) as u16;
+            if wishes.percent(25) {
+                service.watch.paths.push(firstmate::engine::spec::WatchPath { root: "/srv".into(), only: None });
+            }
         }
         service.reload_signal = wishes.percent(50).then_some(Signal::HUP);
     }

@@ -234,7 +234,8 @@ fn a_window_that_changes_its_size_reaches_the_service() {
     session.until("and the next", |screen| screen.contains("size 25 90"));
     let second = session.window();
     second.line("firstmate attach --socket ./s web");
-    second.until("the prompt, and its size", |screen| screen.contains("debug> ") && screen.contains("size 30 110"));
+    // What it said at first, and what it says now.
+    second.until("the prompt, and its size", |screen| screen.contains("debug> ") && screen.matches("size 30 110").count() == 2);
     second.resize(77, 20);
     second.until("and that of who is attached", |screen| screen.contains("size 20 77"));
     // As long as somebody is attached, it is theirs that counts.
@@ -266,7 +267,7 @@ fn watched(options: &str) -> Session {
 }
 
 impl Session {
-    /// Waits until a run is ready, for the so-manieth time.
+    /// Waits until a run is ready, for the time that is given, counted from 1.
     #[track_caller]
     fn ready(&self, times: usize) {
         self.until("it is ready again", |screen| screen.matches("web.1 ready").count() == times);
@@ -300,6 +301,56 @@ fn a_saved_file_restarts_what_is_watched() {
     session.keys(&["C-c"]);
     session.ended(0);
     session.shows("watch");
+}
+
+/// As with nodemon: what was wrong is mended by changing a file, so nothing ends because of it.
+#[test]
+fn whatever_is_watched_and_crashes_waits_for_the_next_change() {
+    let session = Session::new();
+    session.file("web", VERSIONED);
+    session.file("Procfile", "web: ./web\nworker: exec sleep 1000\n");
+    fs::create_dir(session.directory().join("src")).unwrap();
+    session.file("src/app.sh", "echo version 1");
+    session.line(&format!("{START} --watch web=src"));
+    session.until("both run", |screen| screen.contains("worker.1 ready"));
+    fs::write(session.directory().join("src/app.sh"), "echo version 2 is broken; exit 3").unwrap();
+    session.until("it waits", |screen| screen.contains("web.1 stays down"));
+    let second = session.window();
+    second.line("firstmate status --socket ./s web");
+    second.until("it says so", |screen| screen.contains("code 3"));
+    second.shows("watch-crash-status");
+    fs::write(session.directory().join("src/app.sh"), "echo version 3").unwrap();
+    session.ready(2);
+    // Who watches nothing still ends all, with its code.
+    session.firstmate(&["signal", "KILL", "worker"]);
+    session.ended(137);
+    session.shows("watch-crash");
+}
+
+/// The kernel's own words would be "no space left on device".
+#[test]
+fn who_may_watch_no_more_is_told_how_to_raise_that() {
+    let session = Session::new();
+    session.file("web", VERSIONED);
+    session.file("Procfile", "web: ./web\n");
+    fs::create_dir_all(session.directory().join("src/a/b/c/d")).unwrap();
+    session.file("src/app.sh", "cat may; echo version 1");
+    session.pipe("may");
+    let goes_on = || fs::write(session.directory().join("may"), "").unwrap();
+    // In a user namespace of its own, so that it is its own limit.
+    session.file("few", "#!/bin/sh\necho 4 > /proc/sys/user/max_inotify_watches && exec \"$@\"\n");
+    session.line(&format!("unshare --user --map-root-user ./few {START} --watch src"));
+    session.until("it is told", |screen| screen.contains("are not noticed"));
+    goes_on();
+    session.ready(1);
+    // What is watched is.
+    fs::write(session.directory().join("src/a/b/new.sh"), "x").unwrap();
+    session.until("it runs again", |screen| screen.contains("restarts now"));
+    goes_on();
+    session.ready(2);
+    session.keys(&["C-c"]);
+    session.ended(0);
+    session.shows("watch-limit");
 }
 
 /// The table in place: it follows what happens and the size of its window, and is left by Ctrl-C.
