@@ -126,8 +126,6 @@ impl std::fmt::Display for UpdateRefusal {
     }
 }
 
-impl std::error::Error for UpdateRefusal {}
-
 impl Engine {
     /// What this file would change.
     ///
