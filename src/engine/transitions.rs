@@ -171,6 +171,20 @@ fn events() -> Vec<(&'static str, Event)> {
     ]
 }
 
+/// Another file: of `web` another process, another policy, nothing.
+fn updates(case: &Case) -> Vec<(&'static str, Event)> {
+    let update = |change: fn(&mut Vec<Service>)| {
+        let mut services: Vec<Service> = engine(case).services.iter().map(|entry| (*entry.service).clone()).collect();
+        change(&mut services);
+        Event::Update(Box::new(Spec { services, stop_timeout: ms(8_000), drain: Duration::ZERO, memory: Memory::default() }))
+    };
+    vec![
+        ("update, another process", update(|services| services[1].launch.nice = Some(1))),
+        ("update, another policy", update(|services| services[1].stop.timeout = ms(3_000))),
+        ("update, no longer there", update(|services| drop(services.remove(1)))),
+    ]
+}
+
 fn usr1() -> Signal {
     Signal::parse("USR1").unwrap()
 }
@@ -324,7 +338,7 @@ fn render() -> String {
         };
         let _ = writeln!(table, "\n== {}: {shown}", case.name);
         let mut without_effect = Vec::new();
-        for (event_name, event) in events() {
+        for (event_name, event) in events().into_iter().chain(updates(&case)) {
             let mut engine = engine(&case);
             let before = engine.instances[1].clone();
             let mut at = now();
@@ -340,7 +354,14 @@ fn render() -> String {
             if let Err(broken) = engine.check_invariants(at) {
                 panic!("{} | {event_name}: {broken}", case.name);
             }
-            let web = &engine.instances[1];
+            let Some(web) = engine.instance(WEB) else {
+                let _ = writeln!(table, "{event_name}\n    -> gone");
+                for action in &out {
+                    let _ = writeln!(table, "       {}", words(&engine, action));
+                }
+                arrows.entry((box_of(&before.state), "gone")).or_default().push(event_name);
+                continue;
+            };
             if *web == before && out.is_empty() {
                 without_effect.push(event_name);
                 continue;

@@ -126,8 +126,6 @@ impl std::fmt::Display for UpdateRefusal {
     }
 }
 
-impl core::error::Error for UpdateRefusal {}
-
 impl Engine {
     /// What this file would change.
     ///
@@ -356,7 +354,7 @@ impl Engine {
             }
         }
         out.push(Action::Define { service: id });
-        out.push(Action::Notice(Notice::Redefined { service: id, restarts }));
+        out.push(Action::Notice(Notice::Changed { service: id, restarts }));
         // Who was scaled by hand stays so, unless it is this number that is another one.
         if before != to {
             self.resize(now, id, to, Cause::Update, out);
