@@ -25,10 +25,13 @@ const MASKS: [(&str, &str); 16] = [
     (r"\b\d+(\.\d)? [KM]iB of 256 MiB \(\d{1,2}(\.\d)?%\), cgroup v[12], acts", "SIZE of 256 MiB (SHARE), cgroup VERSION, acts"),
     (r"\bthe limit of memory is 256 MiB \(cgroup v[12], /sys/fs/cgroup(/memory)?\)", "the limit of memory is 256 MiB (CGROUP)"),
     // What an instance that ended at once had lived, how long ago that was, how much is left of an hour.
-    (r"(\bwith code \d+|\bby SIG[A-Z]+|\bby SIG[A-Z]+, sent by firstmate,|\.\d ready) after \d+(\.\d+)? (ms|s)\b", "$1 after MOMENT"),
+    (
+        r"(\bwith code \d+|\bby SIG[A-Z]+|\bby SIG[A-Z]+, sent by firstmate,|\.\d ready) after (\d+(\.\d+)? (ms|s)|[1-9] min( \d+ s)?)\b",
+        "$1 after MOMENT",
+    ),
     (r"\bcompleted in \d+(\.\d+)? (ms|s)\b", "completed in MOMENT"),
     (r"\b\d+(\.\d+)? (ms|s) ago\b", "MOMENT ago"),
-    (r"\b[1-4] min( \d+ s)? ago\b", "MOMENT ago"),
+    (r"\b[1-9] min( \d+ s)? ago\b", "MOMENT ago"),
     (r"\bnext run in (1 h 0 min|5\d min \d+ s) after", "next run in NEARLY AN HOUR after"),
     (r"\bincident \d+, about", "incident NUMBER, about"),
     // Whether somebody had looked by then is chance.
@@ -243,6 +246,7 @@ fn masks_take_what_differs_and_nothing_else() {
         ("mem 1.2 MiB of 200 MiB (0.6%), 2 restarts", "mem 1.2 MiB of 200 MiB (0.6%), 2 restarts"),
         ("error: still not ready after 0.2 s", "error: still not ready after 0.2 s"),
         ("web.1 ready after 17 ms", "web.1 ready after MOMENT"),
+        ("web.1 was killed by SIGKILL, sent by firstmate, after 1 min", "web.1 was killed by SIGKILL, sent by firstmate, after MOMENT"),
         ("1 restart: next run in 59 min 58 s after exit 3", "1 restart: next run in NEARLY AN HOUR after exit 3"),
         ("1 restart: next run in 9 min 58 s after exit 3", "1 restart: next run in 9 min 58 s after exit 3"),
         ("2026-11-21T09:15:02.031Z web.1 out | up", "TIME web.1 out | up"),

@@ -242,7 +242,7 @@ fn reads(stage: &mut Stage) {
     stage.said.shell(&stage.stack, "status", "firstmate status --watch web.1 | head -n 1");
 
     stage.say("why crash");
-    stage.say("why fail.1 broken -n 1");
+    stage.say("why broken.1 workers -n 1");
     stage.say("why workers");
     stage.document("why", "why --json");
     stage.document("why", "why --json workers");
