@@ -35,7 +35,9 @@ pub(super) fn services(engine: &Engine, name: &str, to: u16) -> Result<Vec<Servi
     Err(match instance.and_then(|id| engine.service(id.service)) {
         Some(service) => {
             let service = &service.name;
-            Reply::Failed { why: format!("{name} is one instance of {service}; a service has a number of them: `firstmate scale {service}={to}`") }
+            Reply::Failed {
+                why: format!("{name} is one instance of {service}; a service has a number of them: `firstmate scale {service}={to}`"),
+            }
         }
         None => unknown_name(engine, name, std::iter::empty()),
     })
