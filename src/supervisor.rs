@@ -58,7 +58,7 @@ use crate::server::{Reply, SocketPath, Variables};
 
 use announcements::{A_TURN, Announcements, EVERYTHING};
 use environment::Environments;
-pub use environment::of_command;
+pub use environment::{of_command, of_variables};
 use measure::Gauges;
 use memory::Memory;
 use output::Output;

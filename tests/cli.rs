@@ -495,6 +495,14 @@ fn odd_peers_are_reported() {
 }
 
 #[test]
+fn the_environment_as_json_disturbs_no_terminal() {
+    let body = "{\"instance\":\"web.1\",\"variables\":[{\"name\":\"A\",\"value\":\"\u{9b}31m\u{202e}\"}]}";
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let (code, stdout, _) = answered_with(answer.into_bytes().leak(), &["env", "web", "--show-values", "--json"]);
+    assert!(code == 0 && stdout.contains(r#""\u009b31m\u202e""#), "{stdout}");
+}
+
+#[test]
 fn shutdown_waits_for_the_end() {
     // The supervisor of this test is this process, which does not end.
     let stand = Stand::answering(stack(), Reply::Done { instances: vec![] });
@@ -640,7 +648,7 @@ error: the environment variable FIRSTMATE_MEMORY_LIMIT cannot be used: a limit o
     for arguments in [&["start", "--memory-limit", "75%"][..], &["--memory-limit", "75%"]] {
         let (code, stdout, stderr) = run(arguments, None);
         assert_eq!((code, stdout.as_str()), (2, ""));
-        let why = "error: invalid value '75%' for '--memory-limit <SIZE|auto>': a limit of memory is a size such as 512MiB, or auto\n";
+        let why = "error: invalid value `75%` for `--memory-limit <SIZE|auto>`: a limit of memory is a size such as 512MiB, or auto\n";
         assert!(stderr.starts_with(why), "{stderr}");
     }
     // It belongs to a file, and to the firstmate that runs it.
@@ -682,7 +690,7 @@ fn the_plan_is_the_one_that_would_be_run_here_or_as_it_is_asked_for() {
         })
     };
     let row = |text: &str, key: &str| {
-        let line = text.lines().find(|line| line.trim_start().starts_with(key)).unwrap_or_else(|| panic!("no {key} in {text}"));
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(key)).unwrap_or_else(|| panic!("no {key} in {text}"));
         line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
     };
     let (code, by_hand, _) = explain(&["--started-by", "person"]);
@@ -703,6 +711,52 @@ fn the_plan_is_the_one_that_would_be_run_here_or_as_it_is_asked_for() {
     assert!(explain(&["-x", "worker"]).1.contains("when asked for, by `firstmate start worker`"));
     let (code, _, stderr) = explain(&["-m", "wbe=1"]);
     assert!(code == 2 && stderr.contains("no service is called `wbe`, which -m names"), "{stderr}");
+}
+
+#[test]
+fn a_command_needs_no_more_than_a_dotenv() {
+    let directory = Directory::new();
+    let run = |arguments: &[&str]| {
+        let mut command = command(&[&["run"], arguments].concat());
+        command.current_dir(directory.path()).env("PATH", "/usr/bin:/bin").env("B", "mine");
+        ended(command)
+    };
+    let print = ["sh", "-c", "echo $A $B"];
+    let (code, _, stderr) = run(&print);
+    assert!(code == 2 && stderr.contains("cannot find firstmate.toml or a Procfile"), "{stderr}");
+    std::fs::write(directory.path().join(".env"), "A=given\nB=given\n").unwrap();
+    std::fs::write(directory.path().join("other.env"), "A=other\n").unwrap();
+    assert_eq!(run(&print), say(0, "given mine\n", ""));
+    assert_eq!(run(&[&["-e", "other.env"], &print[..]].concat()), say(0, "other mine\n", ""));
+    std::fs::write(directory.path().join(".env"), "A='open\n").unwrap();
+    let (code, stdout, stderr) = run(&print);
+    assert!((code, stdout.as_str()) == (2, "") && stderr.contains(".env:1\n"), "{stderr}");
+}
+
+#[test]
+fn a_sibling_is_found_by_the_port_that_it_has() {
+    let directory = Directory::new();
+    std::fs::write(directory.path().join("Procfile"), "web: true\napi: true\n").unwrap();
+    std::fs::write(directory.path().join("firstmate.toml"), "procfile = 'Procfile'\n[services.web]\nenv = { PORT = '8080' }\n").unwrap();
+    let mut command = command(&["run", "sh", "-c", "echo $FIRSTMATE_WEB_PORT $FIRSTMATE_API_PORT"]);
+    command.current_dir(directory.path()).env("PATH", "/usr/bin:/bin");
+    assert_eq!(ended(command), say(0, "8080 5100\n", ""));
+}
+
+#[test]
+fn more_names_than_a_request_has_room_for_are_refused_clearly() {
+    let stand = Stand::answering(stack(), Reply::Done { instances: vec![] });
+    let names: Vec<String> = (1..=700).map(|number| format!("web.{number}")).collect();
+    for verb in ["stop", "logs", "events"] {
+        let arguments: Vec<&str> = std::iter::once(verb).chain(names.iter().map(String::as_str)).collect();
+        let (code, stdout, stderr) = on(&stand, &arguments);
+        assert_eq!((code, stdout.as_str()), (2, ""), "{verb}: {stderr}");
+        assert!(stderr.starts_with("error: too many names at once: they take ") && stderr.contains("room for 8000"), "{verb}: {stderr}");
+        assert!(stderr.contains("= help: name a group or `all`, or call it several times"), "{verb}: {stderr}");
+    }
+    assert!(stand.requests.try_recv().is_err());
+    let arguments: Vec<&str> = std::iter::once("stop").chain(names.iter().take(550).map(String::as_str)).collect();
+    assert_eq!(on(&stand, &arguments).0, 0);
 }
 
 #[test]

@@ -198,6 +198,12 @@ pub(super) fn connect_to_any(explicit: Option<&OsStr>, deadline: Option<Instant>
     first_of(Places { here: None, ..Places::find(&FileArgs::default(), explicit, environment.as_deref()) }, deadline)
 }
 
+/// Whether a firstmate in one of the places that are everybody's runs this project already: an init started it, or its socket was named.
+pub(super) fn is_run_already(file: &FileArgs) -> bool {
+    let soon = Instant::now() + Duration::from_secs(2);
+    first_of(Places { own: Vec::new(), ..Places::find(file, None, None) }, Some(soon)).is_ok()
+}
+
 fn first_of(places: Places, deadline: Option<Instant>) -> Result<Connection, Unreachable> {
     let Places { own, everybodys, here, unread } = places;
     let named = everybodys.is_empty();
@@ -232,6 +238,12 @@ fn connect_to(socket: &SocketPath, deadline: Option<Instant>, named: bool) -> Re
     }
     let pid = peer.map(|peer| peer.pid()).filter(|pid| *pid > 0);
     Ok(Connection { stream, socket: socket.clone(), pid, deadline })
+}
+
+/// Whether firstmate answers at all. Whoever listens at the place has been judged by then.
+pub(super) fn is_alive(socket: &SocketPath) -> bool {
+    let deadline = Some(Instant::now() + Duration::from_secs(2));
+    connect_to(socket, deadline, true).is_ok_and(|connection| connection.request("GET", "/livez").is_ok())
 }
 
 /// Why the firstmate at a place that is everybody's is not the one of this project. One that does not tell what it runs is taken for it.
@@ -289,6 +301,12 @@ fn denied(path: &std::path::Path) -> String {
 }
 
 impl Connection {
+    /// The same, whose answer is waited for no longer.
+    #[must_use]
+    pub(super) fn by(self, deadline: Option<Instant>) -> Self {
+        Self { deadline, ..self }
+    }
+
     /// Sends a request without a body and reads the whole answer.
     ///
     /// # Errors
@@ -304,6 +322,7 @@ impl Connection {
     ///
     /// As those of [`Self::request`].
     pub(super) fn request_with(mut self, method: &str, target: &str, meanwhile: Meanwhile<'_>) -> Result<HttpAnswer, Failure> {
+        fits(target)?;
         let answer = self.exchange(method, target, meanwhile);
         answer.map_err(|error| {
             let late = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
@@ -384,6 +403,23 @@ pub(super) fn parse(bytes: &[u8]) -> io::Result<HttpAnswer> {
         .ok_or_else(broken)?;
     let body = body.get(..length).ok_or_else(|| io::Error::other("the answer was cut off"))?;
     Ok(HttpAnswer { code, body: body.to_vec() })
+}
+
+/// What a request can say; the server reads 8 KiB, its other lines included.
+const TARGET_BYTES: usize = 8000;
+
+/// Whether the server will read so much.
+///
+/// # Errors
+///
+/// Exit code 2 when it will not: nothing is sent then.
+pub(super) fn fits(target: &str) -> Result<(), Failure> {
+    let length = target.len();
+    if length <= TARGET_BYTES {
+        return Ok(());
+    }
+    let failure = Failure::new(2, format!("too many names at once: they take {length} bytes, and a request has room for {TARGET_BYTES}"));
+    Err(failure.help("name a group or `all`, or call it several times with some of the names each"))
 }
 
 /// A name made safe for a request target.

@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use super::client::{self, UNREACHABLE, encoded};
-use super::output::{Failure, out};
+use super::output::{Failure, json, out};
 use super::stream::refusal;
 use crate::server::{Reply, Variables, printable};
 
@@ -50,9 +50,7 @@ pub(super) fn run(args: &EnvArgs) -> Result<u8, Failure> {
     }
     let variables: Variables = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
     if args.json {
-        let text =
-            serde_json::to_string_pretty(&variables).map_err(|error| Failure::new(1, format!("cannot write the environment: {error}")))?;
-        out(&(text + "\n"));
+        out(&json("environment", &variables)?);
     } else {
         out(&render(&variables, std::io::stdout().is_terminal()));
     }

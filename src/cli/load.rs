@@ -98,6 +98,25 @@ pub(super) fn explain(args: &FileArgs, inputs: Inputs) -> Result<(Loaded, Origin
     load_by(config::explain, args, inputs, |_| ())
 }
 
+/// The variables of `.env` files where there is nothing else: no file is named, and none is found.
+///
+/// # Errors
+///
+/// Exit code 2 when one of them is wrong; every complaint is on stderr by then.
+pub(super) fn env_alone(args: &FileArgs) -> Result<Option<BTreeMap<OsString, OsString>>, Failure> {
+    let env = std::env::vars_os().collect();
+    let Ok(directory) = std::env::current_dir() else { return Ok(None) };
+    if args.find(&env, &directory).is_ok() {
+        return Ok(None);
+    }
+    let directory = args.root.as_ref().map_or_else(|| directory.clone(), |root| directory.join(root));
+    let inputs = Inputs { env, env_files: args.env_files.clone(), ..Inputs::default() };
+    config::env_alone(&directory, &inputs).map_err(|diagnostics| {
+        diagnostics.iter().for_each(show);
+        Failure::shown(BAD_FILE)
+    })
+}
+
 fn load_by<T>(
     read: impl Fn(&Path, &Inputs) -> Result<T, Vec<Diagnostic>>,
     args: &FileArgs,

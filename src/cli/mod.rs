@@ -20,12 +20,14 @@ mod run;
 mod run_single;
 mod screen;
 mod shutdown;
+mod sign_of_life;
 mod start;
 mod status;
 mod stream;
 mod table;
 mod terminal;
 mod update;
+mod usage;
 mod verbs;
 mod version;
 mod wait;
@@ -134,8 +136,14 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             // What was typed is quoted, and may have come from anywhere. Nobody is left to tell when the stream is closed.
             let error = harmless(&arguments).unwrap_or(error);
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { usage_error(name.as_deref()) } else { 0 });
+            if usage::is_help(&error) {
+                let _ = error.print();
+                return ExitCode::from(if error.use_stderr() { usage_error(name.as_deref()) } else { 0 });
+            }
+            let command = name.as_deref().filter(|name| Cli::command().find_subcommand(name).is_some());
+            let failure = usage::failure(&error, command, usage_error(name.as_deref()));
+            err(&failure.render(is_colored(&std::io::stderr())));
+            return ExitCode::from(failure.code);
         }
     };
     if let Some(failure) = place.and_then(|place| go_to(&place).err()) {

@@ -1,8 +1,9 @@
 //! `firstmate run CMD ARG...`: one command in the stack's environment, as `foreman run`. firstmate itself is gone then.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::load::{self, FileArgs};
@@ -33,6 +34,10 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
+    // As foreman has it: the variables of `.env` need no Procfile.
+    if let Some(variables) = load::env_alone(&args.file)? {
+        return Err(execute(&args.command, None, supervisor::of_variables(variables), false));
+    }
     let loaded = load::load(&args.file, None, |_| ())?;
     loaded.warnings.iter().for_each(load::show);
     // With arguments it is a program, whatever it is called.
@@ -51,13 +56,17 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
             (argv, Some(service.launch.working_dir.clone()))
         }
     };
-    let Some((program, arguments)) = argv.split_first() else { return Err(Failure::new(2, "no command is named")) };
+    Err(execute(&argv, directory.as_deref(), supervisor::of_command(&loaded, service), service.is_some()))
+}
+
+/// Becomes the command. Comes back only when it failed.
+fn execute(argv: &[OsString], directory: Option<&Path>, environment: BTreeMap<OsString, OsString>, is_service: bool) -> Failure {
+    let Some((program, arguments)) = argv.split_first() else { return Failure::new(2, "no command is named") };
     let mut command = Command::new(program);
-    command.args(arguments).env_clear().envs(supervisor::of_command(&loaded, service));
-    if let Some(directory) = &directory {
+    command.args(arguments).env_clear().envs(environment);
+    if let Some(directory) = directory {
         command.current_dir(directory);
     }
-    // Comes back only when it failed.
     let error = command.exec();
     let shown = printable(&program.to_string_lossy()).into_owned();
     // In the words that a service's own launch would have.
@@ -65,10 +74,9 @@ pub(super) fn run(args: &RunArgs) -> Result<u8, Failure> {
     let place = directory.map_or_else(String::new, |directory| format!(" in {}", printable(&directory.to_string_lossy())));
     let code = if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_EXECUTE };
     let failure = Failure::new(code, format!("cannot start the command{place}: {failed}"));
-    Err(match name.filter(|_| service.is_none()) {
-        Some(name) if name.contains(char::is_whitespace) => {
-            failure.help("write the words apart, or let a shell do it: firstmate run sh -c '...'")
-        }
-        Some(_) | None => failure.help("name a program that is in PATH, or a service of the file"),
-    })
+    if !is_service && arguments.is_empty() && failed.detail.contains(char::is_whitespace) {
+        failure.help("write the words apart, or let a shell do it: firstmate run sh -c '...'")
+    } else {
+        failure.help("name a program that is in PATH, or a service of the file")
+    }
 }

@@ -165,7 +165,8 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
     let options = Options {
         http: args.http,
         socket: named.as_deref().map(SocketPath::parse),
-        project: project(&args.file, started_by()),
+        // A second one of the same project must be wanted.
+        project: project(&args.file, started_by()).filter(|_| named.is_some() || !client::is_run_already(&args.file)),
         no_timestamp: args.develop.no_timestamp,
     };
     Ok(supervisor::run(loaded, again, options))

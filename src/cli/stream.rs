@@ -59,6 +59,7 @@ impl Stream {
     ///
     /// When nobody answers, or the answer is a refusal.
     pub(super) fn open(socket: Option<&OsStr>, target: &str) -> Result<Self, Failure> {
+        client::fits(target)?;
         let deadline = Instant::now() + PATIENCE;
         let connection = client::connect(socket, Some(deadline))?;
         let socket = connection.socket.clone();

@@ -3,11 +3,12 @@
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{self, Connection, UNREACHABLE, encoded};
 use super::output::{Failure, did_you_mean, out};
 use super::progress::{Goal, Progress};
+use super::sign_of_life::SignOfLife;
 use crate::config::values::parse_duration;
 use crate::engine::Signal;
 use crate::server::{Reply, Verdict, printable};
@@ -17,7 +18,8 @@ Exit codes:
   0  every instance is now as asked; with --no-wait: it has begun
   1  at least one is not, or it was refused
   2  the arguments are wrong
-  4  a name is unknown, or no firstmate answers";
+  4  a name is unknown, or no firstmate answers
+  130  interrupted; what was asked for may still be done";
 
 const SIGNAL_EXIT_CODES: &str = "\
 Exit codes:
@@ -82,7 +84,7 @@ pub(super) struct SignalArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct ScaleArgs {
-    /// A service and how many instances it is to have: web=3
+    /// A service, or a group of them, and how many instances each is to have: web=3
     #[arg(required = true, value_name = "NAME=N")]
     services: Vec<String>,
     #[command(flatten)]
@@ -90,6 +92,9 @@ pub(super) struct ScaleArgs {
     #[command(flatten)]
     socket: super::SocketArg,
 }
+
+/// For an answer to come that is due.
+const FOR_THE_ANSWER: Duration = Duration::from_secs(5);
 
 /// Whom a verb is about.
 #[derive(Debug, clap::Args)]
@@ -130,31 +135,31 @@ impl Waiting {
 
 pub(super) fn stop(args: &StopArgs) -> Result<u8, Failure> {
     let target = format!("/v1/stop?{}{}", names_query(&args.named.names), args.waiting.query());
-    run("stop", Goal::Down, &target, &args.named.names, args.named.socket.socket.as_deref())
+    run("stop", Goal::Down, &target, &args.named.names, args.named.socket.socket.as_deref(), args.waiting.deadline())
 }
 
 pub(super) fn restart(args: &RestartArgs) -> Result<u8, Failure> {
     let rolling = if args.rolling { "rolling&" } else { "" };
     let target = format!("/v1/restart?{rolling}{}{}", names_query(&args.named.names), args.waiting.query());
-    run("restart", Goal::NewRun, &target, &args.named.names, args.named.socket.socket.as_deref())
+    run("restart", Goal::NewRun, &target, &args.named.names, args.named.socket.socket.as_deref(), args.waiting.deadline())
 }
 
 /// `start NAME`, once it is known whom to ask.
 pub(super) fn start(names: &[String], waiting: &Waiting, socket: Option<&OsStr>, connection: Connection) -> Result<u8, Failure> {
     let target = format!("/v1/start?{}{}", names_query(names), waiting.query());
-    perform("start", Goal::Up, &target, names, socket, connection)
+    perform("start", Goal::Up, &target, names, socket, connection.by(waiting.deadline()))
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<u8, Failure> {
     let target = format!("/v1/reload?{}", names_query(&args.named.names));
-    run("reload", Goal::None, &target, &args.named.names, args.named.socket.socket.as_deref())
+    run("reload", Goal::None, &target, &args.named.names, args.named.socket.socket.as_deref(), None)
 }
 
 pub(super) fn signal(args: &SignalArgs) -> Result<u8, Failure> {
     let signal = read_signal(&args.signal)?;
     let tree = if args.all_processes { "tree&" } else { "" };
     let target = format!("/v1/signal?signal={}&{tree}{}", encoded(&signal.to_string()), names_query(&args.named.names));
-    run("signal", Goal::None, &target, &args.named.names, args.named.socket.socket.as_deref())
+    run("signal", Goal::None, &target, &args.named.names, args.named.socket.socket.as_deref(), None)
 }
 
 pub(super) fn scale(args: &ScaleArgs) -> Result<u8, Failure> {
@@ -175,7 +180,7 @@ pub(super) fn scale(args: &ScaleArgs) -> Result<u8, Failure> {
         }
     }
     let target = format!("/v1/scale?{}{}", names_query(&args.services), args.waiting.query());
-    run("scale", Goal::Up, &target, &names, args.socket.socket.as_deref())
+    run("scale", Goal::Up, &target, &names, args.socket.socket.as_deref(), args.waiting.deadline())
 }
 
 /// A signal as people write it.
@@ -196,15 +201,31 @@ fn names_query(names: &[String]) -> String {
     names.join("&")
 }
 
-fn run(verb: &str, goal: Goal, target: &str, names: &[String], socket: Option<&OsStr>) -> Result<u8, Failure> {
-    let connection = client::connect(socket, None)?;
+fn run(verb: &str, goal: Goal, target: &str, names: &[String], socket: Option<&OsStr>, deadline: Option<Instant>) -> Result<u8, Failure> {
+    let connection = client::connect(socket, None)?.by(deadline);
     perform(verb, goal, target, names, socket, connection)
+}
+
+impl Waiting {
+    /// When even a firstmate that does not answer is waited for no longer: it has the time that was asked for, and a little more for its answer.
+    fn deadline(&self) -> Option<Instant> {
+        let timeout = if self.no_wait { Some(Duration::ZERO) } else { self.timeout };
+        Instant::now().checked_add(timeout?.saturating_add(FOR_THE_ANSWER))
+    }
 }
 
 /// Waits as long as the supervisor needs: it has its own deadlines, and a supervisor that dies closes the connection.
 fn perform(verb: &str, goal: Goal, target: &str, names: &[String], socket: Option<&OsStr>, connection: Connection) -> Result<u8, Failure> {
     let mut progress = Progress::new(verb, goal, names, socket);
-    let reply = ask_with(connection, target, &mut || progress.show());
+    let mut life = SignOfLife::new(verb, &connection);
+    let reply = ask_with(connection, target, &mut || {
+        // Who does not live cannot say how far it is.
+        if life.look() {
+            progress.show();
+        } else {
+            progress.clear();
+        }
+    });
     progress.clear();
     show(verb, &reply?)
 }

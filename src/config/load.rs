@@ -139,6 +139,28 @@ pub fn explain(path: &Path, inputs: &Inputs) -> Result<(Loaded, Origins), Vec<Di
     load_noting(path, inputs, Some(Box::default())).map(|(loaded, origins)| (loaded, origins.map(|origins| *origins).unwrap_or_default()))
 }
 
+/// What `.env` files say where there is no file that defines services: those that are named, else the one in the directory. `None` where
+/// there is none.
+///
+/// # Errors
+/// Every problem of theirs.
+pub fn env_alone(directory: &Path, inputs: &Inputs) -> Result<Option<Env>, Vec<Diagnostic>> {
+    let own = directory.join(".env");
+    let files = if inputs.env_files.is_empty() && own.is_file() { vec![own] } else { inputs.env_files.clone() };
+    if files.is_empty() {
+        return Ok(None);
+    }
+    let (mut variables, mut problems) = (Env::new(), Vec::new());
+    for path in files {
+        let shown = shown(&path);
+        match read(&path) {
+            Ok(bytes) => problems.extend(dotenv::parse(&shown, &bytes, &inputs.env, &mut variables)),
+            Err(why) => problems.push(Diagnostic::whole(Severity::Error, &shown, format!("cannot read the file: {why}"))),
+        }
+    }
+    if problems.iter().any(Diagnostic::is_error) { Err(problems) } else { Ok(Some(variables)) }
+}
+
 fn load_noting(path: &Path, inputs: &Inputs, origins: Option<Box<Origins>>) -> Result<(Loaded, Option<Box<Origins>>), Vec<Diagnostic>> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let shown = shown(&absolute);

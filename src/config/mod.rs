@@ -28,7 +28,7 @@ pub use changes::{Change, Shown, changes, settled_at_start};
 pub use choice::{Choice, Ending, Formation, Mode, StartedBy};
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};
 pub use file::log_pattern;
-pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, explain, find, load};
+pub use load::{Format, Inputs, Loaded, MEMORY_LIMIT, TERMINATION_LOG, check_toml, env_alone, explain, find, load};
 pub use origin::{Origin, Origins};
 pub use patience::{PLATFORM_PATIENCE, time_to_stop};
 

@@ -354,7 +354,7 @@ impl Engine {
             }
         }
         out.push(Action::Define { service: id });
-        out.push(Action::Notice(Notice::Changed { service: id, restarts }));
+        out.push(Action::Notice(Notice::Redefined { service: id, restarts }));
         // Who was scaled by hand stays so, unless it is this number that is another one.
         if before != to {
             self.resize(now, id, to, Cause::Update, out);

@@ -117,6 +117,15 @@ pub fn of_command(loaded: &Loaded, service: Option<&Service>) -> BTreeMap<OsStri
     environment
 }
 
+/// The environment of a command where there is no stack, and these variables are all that `.env` files say.
+#[must_use]
+pub fn of_variables(variables: BTreeMap<OsString, OsString>) -> BTreeMap<OsString, OsString> {
+    let mut environment = variables;
+    // The environment wins over `.env`.
+    environment.extend(std::env::vars_os().filter(|(name, _)| name != MARKER));
+    environment
+}
+
 /// firstmate's own environment, as services get it.
 fn inherited() -> Environment {
     own(&NOT_FOR_SERVICES)

@@ -1,6 +1,6 @@
 //! How services find one another: `FIRSTMATE_WEB_PORT` is the PORT of the Procfile entry `web`, or of its first instance.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use crate::engine::spec::Service;
 
@@ -10,9 +10,11 @@ pub(super) fn ports<'a>(services: impl IntoIterator<Item = &'a Service>) -> Vec<
     let mut ports: Vec<(OsString, OsString)> = Vec::new();
     for service in services {
         let Some(port) = service.launch.port else { continue };
+        // What the file gives it as PORT is what it has.
+        let own = service.launch.env.get(OsStr::new("PORT")).cloned();
         let name = OsString::from(format!("FIRSTMATE_{}_PORT", service.name.to_ascii_uppercase().replace('-', "_")));
         if !ports.iter().any(|(other, _)| *other == name) {
-            ports.push((name, port.to_string().into()));
+            ports.push((name, own.unwrap_or_else(|| port.to_string().into())));
         }
     }
     ports

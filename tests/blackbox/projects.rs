@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::harness::{Container, Setup, until};
+use firstmate::engine::status::StateName;
+
+use crate::harness::{Container, Setup, send, until};
 
 const FIRSTMATE: &str = env!("CARGO_BIN_EXE_firstmate");
 
@@ -14,7 +16,7 @@ fn machine(script: &str) -> Container {
         std::fs::create_dir(setup.dir().join(directory)).unwrap();
     }
     let web = "web: {actor} print up sleep\n";
-    let script = format!("mount -t tmpfs none /run && cd {{dir}} && {script} wait").replace("FIRSTMATE", FIRSTMATE);
+    let script = format!("mount -t tmpfs none /run && cd {{dir}} && {script}\nwait").replace("FIRSTMATE", FIRSTMATE);
     setup
         .file("a/Procfile", 0o644, web)
         .file("b/Procfile", 0o644, &format!("{web}worker: {{actor}} print up sleep\n"))
@@ -76,6 +78,9 @@ fn who_runs_another_file_is_not_taken_for_the_projects_own() {
     let (code, _, stderr) = called(&container, "b", "start wrker");
     assert!(code == 2 && stderr.contains("did you mean `worker`?"), "{stderr}");
     assert_eq!(called(&container, "a", "status").0, 0);
+    // Nor does a second one of its own project start beside it.
+    let (code, stdout, _) = called(&container, "a", "start");
+    assert!(code == 69 && stdout.contains("already listens on /run/firstmate.sock"), "{stdout}");
     // Without a file there is nothing it could be mistaken for, and a health check knows whom it means.
     assert_eq!(called(&container, "c", "status").0, 0);
     assert_eq!(called(&container, "b", "check live").0, 0);
@@ -94,4 +99,55 @@ fn a_file_that_cannot_be_read_is_said_to_hide_the_socket() {
     assert!(stderr.contains("firstmate.toml:3:"), "{stderr}");
     assert!(stderr.contains("= help: mend the file, of which `firstmate check-config` shows every problem"), "{stderr}");
     assert_eq!(called(&container, "a", "status").0, 0);
+}
+
+#[test]
+fn a_firstmate_that_does_not_answer_is_told_of_and_left_on_demand() {
+    let config = "[services.web]\ncommand = '{actor} print up sleep'\n";
+    let container = Setup::new(config).start();
+    container.until_ready("web.1");
+    container.signal("STOP");
+    // With a timeout it ends, although nobody answers.
+    let (code, _, stderr) = container.cli(&["stop", "web", "--timeout", "1s"]);
+    assert!(code == 4 && stderr.contains(": no answer in time\n"), "{stderr}");
+    assert!(stderr.contains("warning: the firstmate on ") && stderr.contains("it may still do what was asked"), "{stderr}");
+    // Without one it waits, says so, and Ctrl-C ends the wait.
+    let mut child = container.command(&["stop", "web"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert!(line.contains("has not answered for ") && line.contains("which is T (stopped)"), "{line}");
+    send(i32::try_from(child.id()).unwrap(), "INT");
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut stderr, &mut rest).unwrap();
+    assert!(rest.contains("= help: `kill -CONT ") && rest.contains("what firstmate has not read yet may still be done (stop)"), "{rest}");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    container.signal("CONT");
+    container.until_state("web.1", StateName::Stopped);
+}
+
+#[test]
+fn a_group_is_scaled_as_each_of_its_services_and_an_instance_not_at_all() {
+    let config = "
+        [services.web]
+        command = '{actor} print up sleep'
+        groups = ['front']
+        [services.api]
+        command = '{actor} print up sleep'
+        groups = ['front']
+        [services.store]
+        command = '{actor} print up sleep'
+    ";
+    let container = Setup::new(config).start();
+    container.until_ready("store.1");
+    let (code, stdout, stderr) = container.cli(&["scale", "front=2"]);
+    assert!(code == 0 && stdout.contains("web.2: started\n") && stdout.contains("api.2: started\n"), "{stdout}{stderr}");
+    assert!(!stdout.contains("store"), "{stdout}");
+    let (code, _, stderr) = container.cli(&["scale", "web.1=3"]);
+    let why = "error: cannot scale: web.1 is one instance of web; a service has a number of them: `firstmate scale web=3`\n";
+    assert_eq!((code, stderr.as_str()), (1, why));
+    let (code, _, stderr) = container.cli(&["scale", "front=3", "web=1"]);
+    assert_eq!((code, stderr.as_str()), (1, "error: cannot scale: web is named twice\n"));
+    let (code, _, stderr) = container.cli(&["scale", "frnt=3"]);
+    assert!(code == 4 && stderr.contains("did you mean `front`?"), "{stderr}");
 }
