@@ -223,7 +223,7 @@ fn what_befell_who_was_scaled_away_can_be_asked_for() {
     let setup = Setup::new("[services.web]\ninstances = 2\ncommand = '{actor} print up sleep'");
     let container = up(setup, Place::Init, &["web.1", "web.2"]);
     container.kill(container.pid_of("web.2"), "KILL");
-    container.told("incident 1, about web.2");
+    container.told("web.2 killed by SIGKILL");
     assert_eq!(container.cli(&["scale", "web=1"]).0, 0);
     let (code, out, error) = container.cli(&["why", "web.2"]);
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
