@@ -33,8 +33,7 @@ impl Names for NameTable {
 pub(super) struct Output {
     sink: Arc<Mutex<Sink>>,
     format: Format,
-    /// A person works on it.
-    development: bool,
+    discretion: Discretion,
     names: NameTable,
     /// What was said, for whoever asks later or reads along.
     pub(super) books: Books,
@@ -79,7 +78,7 @@ impl Output {
         Ok(Self {
             sink,
             format,
-            development: look.development,
+            discretion: Discretion::new(look.development),
             names: NameTable { services, instances },
             books,
             counts,
@@ -177,7 +176,7 @@ impl Output {
     pub(super) fn notice(&mut self, notice: &Notice) -> String {
         let mut text = std::mem::take(&mut self.text);
         let level = notice::tell(notice, &self.names, &mut text);
-        if !(self.development && is_what_every_laptop_has(notice)) {
+        if !self.discretion.leaves_out(notice) {
             self.say(level, &text);
         }
         self.books.notice(notice, &self.names, level, &text);
@@ -200,10 +199,28 @@ impl Output {
     }
 }
 
-/// No limit of memory but the machine's: news in a container, where one should be set, and the ordinary case in development. The guard is at work
-/// all the same, `status` shows it, and it says so when it acts.
-fn is_what_every_laptop_has(notice: &Notice) -> bool {
-    matches!(notice, Notice::Memory(MemoryNotice::Limit { limit: Some(limit), .. }) if limit.source == LimitSource::Machine)
+/// What the log leaves out where a person works on it: that no limit of memory is set but the machine's, and how the memory of each service is known
+/// once the machine is well used. Both are news in a container, where a limit should be set, and every laptop's ordinary case. The guard is at work
+/// all the same: `status` and `events` tell it, and the log what the guard does.
+#[derive(Debug, Clone, Copy)]
+struct Discretion {
+    development: bool,
+    /// The limit is the machine's.
+    machine: bool,
+}
+
+impl Discretion {
+    const fn new(development: bool) -> Self {
+        Self { development, machine: false }
+    }
+
+    fn leaves_out(&mut self, notice: &Notice) -> bool {
+        let Notice::Memory(notice) = notice else { return false };
+        if let MemoryNotice::Limit { limit, .. } = notice {
+            self.machine = limit.as_ref().is_some_and(|limit| limit.source == LimitSource::Machine);
+        }
+        self.development && self.machine && matches!(notice, MemoryNotice::Limit { .. } | MemoryNotice::Method { .. })
+    }
 }
 
 /// Whether the log gets anywhere.
@@ -236,6 +253,31 @@ fn lock(sink: &Mutex<Sink>) -> MutexGuard<'_, Sink> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::memory::Limit;
+    use crate::engine::status::MemoryMethod;
+
+    #[test]
+    fn only_who_develops_without_a_limit_is_spared_what_is_no_news() {
+        let limit = |source| {
+            let limit = Limit { bytes: 1 << 30, source, place: String::new(), growth_max: 1 << 30 };
+            Notice::Memory(MemoryNotice::Limit { limit: Some(limit), restart_above: None })
+        };
+        let method = Notice::Memory(MemoryNotice::Method { service: ServiceId(0), method: MemoryMethod::Pss });
+        let cannot = Notice::Memory(MemoryNotice::Readable(false));
+        for (development, source, left_out) in [
+            (true, LimitSource::Machine, true),
+            (true, LimitSource::CgroupV2, false),
+            (true, LimitSource::Configured, false),
+            (false, LimitSource::Machine, false),
+        ] {
+            let mut discretion = Discretion::new(development);
+            assert_eq!(discretion.leaves_out(&limit(source)), left_out, "{development} {source:?}");
+            assert_eq!(discretion.leaves_out(&method), left_out, "{development} {source:?}");
+            assert!(!discretion.leaves_out(&cannot), "{development} {source:?}");
+            // A limit that is found later.
+            assert!(!discretion.leaves_out(&limit(LimitSource::CgroupV1)) && !discretion.leaves_out(&method));
+        }
+    }
 
     #[test]
     fn a_pause_is_no_trouble_and_silence_is() {
