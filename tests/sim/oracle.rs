@@ -1442,7 +1442,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Some wait for what an operator (or `autostart = false`) keeps down: nothing else may be open.
+    /// Some wait for what an operator (or `autostart = false`) keeps down, or for what waits for files to change: nothing else may be open.
     pub fn only_waits_for_the_operator(&self, engine: &Engine, now: Timestamp) -> bool {
         if self.stopping {
             return false;
@@ -1451,13 +1451,16 @@ impl Oracle {
         let down: BTreeSet<&str> = status
             .services
             .iter()
-            .filter(|service| {
-                service
-                    .instances
-                    .iter()
-                    .any(|one| one.state == StateName::Stopped || (one.state == StateName::Waiting && one.why.is_some()))
+            .enumerate()
+            .filter(|(index, service)| {
+                service.instances.iter().any(|one| match one.state {
+                    StateName::Stopped => true,
+                    StateName::Waiting => one.why.is_some(),
+                    StateName::Exited | StateName::Failed => self.awaits_change(ServiceId(*index)),
+                    StateName::Running | StateName::Completed | StateName::Starting | StateName::Stopping | StateName::Backoff => false,
+                })
             })
-            .map(|service| service.name.as_str())
+            .map(|(_, service)| service.name.as_str())
             .collect();
         status.services.iter().enumerate().all(|(index, service)| {
             service.instances.iter().all(|one| match one.state {
