@@ -211,7 +211,7 @@ impl World {
         let mut out = Vec::new();
         self.engine.step(self.now, event, &mut out);
         for action in &out {
-            self.perform(action).map_err(|why| format!("{why}: {action:?}"))?;
+            self.perform(action).map_err(|why| format!("{why}\n{action:?}"))?;
         }
         self.engine.check_invariants(self.now)
     }
