@@ -22,7 +22,7 @@ impl Again {
     /// Reads the file and all it names, as at the start. Touches disks, so it is not for a thread that others wait for.
     ///
     /// # Errors
-    /// Every problem there is, as with [`load`].
+    /// Every problem there is, as with [`load()`].
     pub fn read(&self) -> Result<Loaded, Vec<Diagnostic>> {
         load(&self.path, &self.inputs)
     }

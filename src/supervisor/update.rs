@@ -36,6 +36,8 @@ pub(super) struct Updates {
     pub(super) log_buffers: LogBuffers,
     /// The file is being read just now.
     reading: bool,
+    /// A SIGHUP has come since: what is being read may be what was there before.
+    once_more: bool,
 }
 
 impl Updates {
@@ -47,7 +49,7 @@ impl Updates {
         messages: UnboundedSender<Message>,
     ) -> Self {
         let log_buffers = settings.log_buffers.clone();
-        Self { again: Arc::new(again), messages, settings, memory, base_port, log_buffers, reading: false }
+        Self { again: Arc::new(again), messages, settings, memory, base_port, log_buffers, reading: false, once_more: false }
     }
 }
 
@@ -78,6 +80,10 @@ pub(super) struct Reread {
 impl Supervisor {
     /// Begins to read the file again. A disk may take its time, so a thread does it.
     pub(super) fn reread(&mut self, asker: Asker) {
+        if self.updates.reading && matches!(asker, Asker::Signal) {
+            self.updates.once_more = true;
+            return;
+        }
         if self.updates.reading {
             return self.refuse(asker, "the file is being read for another update; wait for that to be done");
         }
@@ -127,8 +133,16 @@ impl Supervisor {
         }
     }
 
+    /// Takes what was read, and begins anew where that is wanted by now.
     pub(super) fn reread_done(&mut self, reread: Reread) {
         self.updates.reading = false;
+        self.compare(reread);
+        if std::mem::take(&mut self.updates.once_more) {
+            self.reread(Asker::Signal);
+        }
+    }
+
+    fn compare(&mut self, reread: Reread) {
         let Reread { asker, result } = reread;
         let (loaded, hosts) = match result {
             Ok(read) => read,

@@ -145,7 +145,7 @@ fn a_file_that_is_wrong_moves_nothing_and_is_told_as_check_config_tells_it() {
         let (checked, _, complaints) = container.cli(&["check-config", "-f", file.to_str().unwrap()]);
         assert_eq!(checked, 2);
         // firstmate itself runs in that directory, and names files from there.
-        let complaints = complaints.replace(&format!("{}/", dir(&container)), "");
+        let complaints = complaints.replace(&format!(" {}/", dir(&container)), " ");
         assert!(error.starts_with(&complaints), "as check-config has it:\n{complaints}\n{error}");
         assert_eq!(container.cli(&["update", "--dry-run"]).0, 2);
         let told = container.count_told("cannot update, and nothing has changed");

@@ -211,7 +211,7 @@ impl World {
         let mut out = Vec::new();
         self.engine.step(self.now, event, &mut out);
         for action in &out {
-            self.perform(action).map_err(|why| format!("{why}: {action:?}"))?;
+            self.perform(action).map_err(|why| format!("{why}\n{action:?}"))?;
         }
         self.engine.check_invariants(self.now)
     }
@@ -498,7 +498,7 @@ fn random_updates_move_only_what_has_changed() {
         let mut world = World::new(seed);
         if let Err(why) = world.history() {
             let table: Vec<String> = world.file.iter().map(|entry| format!("{entry:?}")).collect();
-            panic!("seed {seed} at {:?}: {why}\n{}\n{:#?}", world.now, table.join("\n"), world.engine.status(world.now, "", 1).services);
+            panic!("seed {seed}: {why}\nat {:?}\n{}\n{:#?}", world.now, table.join("\n"), world.engine.status(world.now, "", 1).services);
         }
         let one = &world.summary;
         total.updates += one.updates;
