@@ -115,7 +115,10 @@ fn why_tells_whom_nobody_knows_and_that_nothing_was() {
     let container = Setup::new("[services.web]\ncommand = '{actor} print up sleep'\n").start();
     container.until_ready("web.1");
     let (code, stdout, stderr) = container.cli(&["why", "web.1"]);
-    assert!(code == 0 && stdout.starts_with("no incidents of web.1 since firstmate started, ") && stderr.is_empty(), "{code} {stdout} {stderr}");
+    assert!(
+        code == 0 && stdout.starts_with("no incidents of web.1 since firstmate started, ") && stderr.is_empty(),
+        "{code} {stdout} {stderr}"
+    );
     let (code, stdout, stderr) = container.cli(&["why", "wbe"]);
     assert_eq!((code, stdout.as_str()), (4, ""));
     assert_eq!(stderr, "error: no service, instance or group is called `wbe`\n  = help: did you mean `web`?\n");
