@@ -118,7 +118,7 @@ fn whoever_does_not_wait_is_back_at_once_and_it_goes_on() {
     let (code, _, error) = container.cli(&["stop", "web", "--no-wait", "--timeout", "1s"]);
     assert!(code == 2 && error.contains("--no-wait"), "{error}");
     let (code, _, error) = container.cli(&["start", "--no-wait"]);
-    assert!(code == 2 && error.contains("firstmate start --no-wait <NAME>..."), "{error}");
+    assert!(code == 2 && error.contains("<NAME>..."), "{error}");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn what_befell_who_was_scaled_away_can_be_asked_for() {
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     assert!(out.contains(": web.2 (run 1) was killed by SIGKILL, not sent by firstmate"), "{out}");
     let (code, _, error) = container.cli(&["why", "web.3"]);
-    assert_eq!((code, error.as_str()), (4, "error: no service or instance is called `web.3`\n  = help: did you mean `web.1`?\n"));
+    assert_eq!((code, error.as_str()), (4, "error: no service, instance or group is called `web.3`\n  = help: did you mean `web.1`?\n"));
     assert_eq!(container.stop(), 0);
 }
 
