@@ -41,7 +41,7 @@ fn mended(tip: &str) -> String {
 
 /// With what clap puts between single quotes between backticks, where they are in pairs.
 fn quoted(line: &str) -> String {
-    if line.matches('\'').count() % 2 == 0 { line.replace('\'', "`") } else { line.to_owned() }
+    if line.matches('\'').count().is_multiple_of(2) { line.replace('\'', "`") } else { line.to_owned() }
 }
 
 #[cfg(test)]
