@@ -62,7 +62,7 @@ mod tests {
         assert_eq!(said(&["events", "--jsn"]), "error: unexpected argument `--jsn` found\n  = help: did you mean `--json`?\n");
         assert_eq!(
             said(&["wait", "redy"]),
-            "error: invalid value `redy` for `<ready|stopped>`\n  [possible values: ready, stopped]\n  = help: did you mean `ready`?\n"
+            "error: invalid value `redy` for `<WHAT>`\n  [possible values: ready, stopped]\n  = help: did you mean `ready`?\n"
         );
         assert_eq!(
             said(&["start", "-t", "0"]),
