@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use firstmate::engine::Verb;
 use firstmate::engine::status::{Phase, Status};
-use firstmate::server::{Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of, sockets_of_project};
+use firstmate::server::{
+    Answer, Limits, Problem, Reply, Request, SocketPath, UnixSocket, Verdict, bind_first, bind_tcp, sockets_of, sockets_of_project,
+};
 use stand::{Answering, Counted, Directory, INCIDENTS, Stand, exchange, expected, healthy, masked, measured, request, stack, wish};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -854,7 +856,11 @@ fn the_default_places() {
     let own = sockets_of_project(1000, Some("/run/user/1000".as_ref()), std::path::Path::new("/srv/my shop"));
     let name = "my-shop-fc33f4cd89571b36";
     let last = format!("@firstmate-{inode}-1000-{name}");
-    let files = [format!("/run/firstmate-{name}.sock"), format!("/run/user/1000/firstmate-{name}.sock"), format!("/tmp/firstmate-1000-{name}.sock")];
+    let files = [
+        format!("/run/firstmate-{name}.sock"),
+        format!("/run/user/1000/firstmate-{name}.sock"),
+        format!("/tmp/firstmate-1000-{name}.sock"),
+    ];
     assert_eq!(own.iter().map(ToString::to_string).collect::<Vec<_>>(), [&files[..], &[last]].concat());
 }
 
