@@ -116,7 +116,7 @@ fn whoever_does_not_wait_is_back_at_once_and_it_goes_on() {
     let (code, _, error) = container.cli(&["stop", "web", "--no-wait", "--timeout", "1s"]);
     assert!(code == 2 && error.contains("--no-wait"), "{error}");
     let (code, _, error) = container.cli(&["start", "--no-wait"]);
-    assert!(code == 2 && error.contains("firstmate start --no-wait <NAME>..."), "{error}");
+    assert!(code == 2 && error.contains("were not provided:\n  <NAME>...\n"), "{error}");
 }
 
 fn a_rolling_restart_goes_one_by_one_and_stops_at_the_first_that_fails(place: Place) {
