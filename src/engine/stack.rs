@@ -599,7 +599,10 @@ impl Engine {
         loop {
             let mut changed = false;
             for index in 0..self.instances.len() {
-                let Some(instance) = self.instances.get(index).filter(|instance| !self.is_pending(instance.id.service)) else { continue };
+                if self.waits_for_another_definition(now, index) {
+                    continue;
+                }
+                let Some(instance) = self.instances.get(index) else { continue };
                 let waits_for = match &instance.state {
                     State::Idle(Idle::Due { waits_for }) => *waits_for,
                     State::Idle(Idle::Backoff { retry_at }) if *retry_at <= now => None,
@@ -649,6 +652,17 @@ impl Engine {
                 return Consequence::Nothing;
             }
         }
+    }
+
+    /// Whether an instance is not to start since its service is about to have another definition. Its own delay may be over by then.
+    fn waits_for_another_definition(&mut self, now: Timestamp, index: usize) -> bool {
+        let pending = self.instances.get(index).is_some_and(|instance| self.is_pending(instance.id.service));
+        if let Some(instance) = self.instances.get_mut(index).filter(|_| pending)
+            && matches!(instance.state, State::Idle(Idle::Backoff { retry_at }) if retry_at <= now)
+        {
+            instance.state = State::Idle(Idle::Due { waits_for: None });
+        }
+        pending
     }
 
     /// Whether a condition holds: for all instances of the service that is waited for.

@@ -114,23 +114,17 @@ fn dependents_stop_first_and_start_last() {
 fn turned_around_dependencies_are_no_circle() {
     let mut rig = ready(vec![named("a", "1"), on_all(named("b", "1"), &[0])]);
     let new = vec![on_all(named("a", "2"), &[1]), named("b", "2")];
-    assert_eq!(update(&mut rig, new.clone()), ["SIGTERM b.1#1"]);
+    assert_eq!(update(&mut rig, new), ["SIGTERM b.1#1"]);
     assert_eq!(rig.exit(1, Outcome::Exited(0)), ["SIGTERM a.1#1", "define b", "spawn b.1#2"]);
     assert_eq!(rig.exit(0, Outcome::Exited(0)), ["define a"]);
     rig.settle(1);
     assert_eq!(rig.state(0), StateName::Starting);
-    // The same, with everything being stopped in the middle: the old a and the new b need one another then.
-    let mut rig = ready(vec![named("a", "1"), on_all(named("b", "1"), &[0])]);
-    let mut amended = new;
-    amended[1] = named("b", "1");
-    assert_eq!(update(&mut rig, amended), ["SIGTERM a.1#1", "define b"]);
-    let mut rig = ready(vec![named("a", "1"), on_all(named("b", "1"), &[0])]);
-    update(&mut rig, vec![on_all(named("a", "2"), &[1]), named("b", "2")]);
-    rig.exit(1, Outcome::Exited(0));
-    rig.up(1);
-    rig.wait(1_000);
-    let words = rig.term();
-    assert!(words.iter().any(|words| words.starts_with("SIGTERM b.1#2")), "{words:?}");
+    // With everything being stopped in the middle: the old a needs b, and the new b needs a.
+    let mut rig = ready(vec![named("b", "1"), on_all(named("a", "1"), &[0]), on_all(named("c", "1"), &[1])]);
+    let new = vec![on_all(named("b", "1"), &[1]), named("a", "2"), named("c", "2")];
+    assert_eq!(update(&mut rig, new), ["SIGTERM c.1#1", "define b"]);
+    assert_eq!(rig.term(), NOTHING);
+    assert_eq!(rig.exit(2, Outcome::Exited(0)), ["SIGTERM b.1#1", "SIGTERM a.1#1"]);
 }
 
 #[test]
@@ -185,6 +179,20 @@ fn who_is_being_ended_is_ended_by_the_definition_it_was_started_with() {
 }
 
 #[test]
+fn who_waits_beside_one_that_is_being_ended_starts_by_the_new_definition() {
+    let two = |timeout| Service { instances: 2, stop: stop_within(timeout), ..service("web") };
+    let second = InstanceId { service: ServiceId(0), number: 2 };
+    let mut rig = ready(vec![two(10_000)]);
+    let run = rig.engine.current_run(second).unwrap();
+    rig.tell(Event::Exited { run, outcome: Outcome::Exited(1), left_behind: 0 });
+    rig.command(Verb::Restart, 0);
+    assert_eq!(update(&mut rig, vec![two(3_000)]), NOTHING);
+    // Its delay is over, and nothing is due for it: it is the other one that is waited for.
+    assert_eq!(rig.wait(5_000).iter().filter(|words| words.contains("spawn")).count(), 0);
+    assert_eq!(rig.exit(0, Outcome::Exited(0)), ["define web", "spawn web.1#2", "spawn web.2#2"]);
+}
+
+#[test]
 fn another_number_of_instances_adds_and_removes_only_those() {
     let several = |instances| Service { instances, ..service("web") };
     let mut rig = ready(vec![several(2)]);
@@ -234,6 +242,13 @@ fn whoever_is_to_go_is_no_reason_to_end_everything() {
     rig.exit(2, Outcome::Exited(0));
     assert_eq!(names(&rig), ["web"]);
     assert!(rig.status().ready);
+    // The same of one that is to come back as another.
+    let fragile = |command: &str| Service { restart: Restart::Never, ..named("db", command) };
+    let mut rig = ready(vec![fragile("1"), on_all(named("web", "1"), &[0])]);
+    update(&mut rig, vec![fragile("2"), on_all(named("web", "2"), &[0])]);
+    assert_eq!(rig.exit(0, Outcome::Exited(1)), ["define db", "spawn db.1#2"]);
+    assert!(rig.over().is_none());
+    assert_eq!(rig.status().services[0].instances[0].restarts.total, 0);
 }
 
 #[test]
