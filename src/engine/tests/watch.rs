@@ -79,3 +79,20 @@ fn a_change_starts_nobody_who_is_to_be_down_and_none_that_leave() {
     assert_eq!(change(&mut rig), NOTHING);
     assert_eq!(rig.told(), NOTHING);
 }
+
+/// It has crashed and is about to be gone when it is stopped: a change is no reason to come back.
+#[test]
+fn who_is_stopped_while_it_ends_stays_down() {
+    for wish in [Event::Command(Command { verb: Verb::Stop, instances: vec![Rig::id(0)] }), Event::Tick] {
+        let mut rig = Rig::new(vec![watching("web", Restart::Always)]);
+        rig.settle(0);
+        rig.exit_leaving(0, Outcome::Exited(3), 1);
+        let stays_down = matches!(wish, Event::Command(_));
+        rig.tell(wish);
+        rig.notices.clear();
+        change(&mut rig);
+        assert_eq!(rig.told().iter().any(|words| words.contains("begins anew")), !stays_down, "{:?}", rig.told());
+        rig.tree_gone(0);
+        assert_eq!(rig.state(0), if stays_down { StateName::Stopped } else { StateName::Starting });
+    }
+}
