@@ -126,7 +126,8 @@ pub fn run(loaded: Loaded, again: Again, options: Options) -> u8 {
         Err(error) => return setup::cannot_run("become the parent of orphans", &error),
     };
     let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, setup::run(loaded, again, options, signals, reaper))
+    // On the heap, and not twice on the stack: it is moved before it begins.
+    tasks.block_on(&runtime, Box::pin(setup::run(loaded, again, options, signals, reaper)))
 }
 
 /// What the shell knows of a run.
