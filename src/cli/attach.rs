@@ -180,7 +180,8 @@ pub(super) fn run(args: &AttachArgs) -> Result<u8, Failure> {
     // From here on a signal is something to be read, and ends this only after the terminal is as it was.
     let mut signals = Signals::new().map_err(|error| broken("receive signals", &error))?;
     let raw = Raw::enter().map_err(|errno| broken("put this terminal into raw mode", &errno.desc()))?;
-    let mut session = Session { stream, name: printable(&args.name).into_owned(), is_raw: raw.0.is_some(), keys: &args.detach_keys };
+    let mut session =
+        Session { stream, name: printable(&args.name).into_owned(), is_attached: false, is_raw: raw.0.is_some(), keys: &args.detach_keys };
     let end = session.hold(&early, &mut signals);
     drop(raw);
     let name = &session.name;
@@ -246,6 +247,8 @@ struct Session<'a> {
     stream: UnixStream,
     /// As given, until the other side says it in full.
     name: String,
+    /// It has said it. What is typed before would be for nobody yet.
+    is_attached: bool,
     is_raw: bool,
     keys: &'a DetachKeys,
 }
@@ -267,7 +270,7 @@ impl Session<'_> {
             return Ok(end);
         }
         loop {
-            let (typed, heard, signalled) = ready(&self.stream, signals)?;
+            let (typed, heard, signalled) = ready(&self.stream, signals, self.is_attached)?;
             if signalled {
                 while let Some(received) = signals.read()? {
                     match Meaning::of(received.signal) {
@@ -330,6 +333,7 @@ impl Session<'_> {
                 Frame::Data(bytes) => stdout.write_all(&bytes)?,
                 Frame::Attached(name) => {
                     self.name = printable(&name).into_owned();
+                    self.is_attached = true;
                     let keys = self.keys;
                     err(&format!("attached to {}; {keys} detaches and stops nothing{line_end}", self.name));
                 }
@@ -349,20 +353,22 @@ impl Session<'_> {
     }
 }
 
-/// Waits until something is typed, has come, or was signalled.
-fn ready(stream: &UnixStream, signals: &Signals) -> io::Result<(bool, bool, bool)> {
+/// Waits until something has come, was signalled, or, where `keys` are wanted, is typed: this in the order typed, heard, signalled.
+fn ready(stream: &UnixStream, signals: &Signals, keys: bool) -> io::Result<(bool, bool, bool)> {
     let stdin = io::stdin();
     let mut fds = [
-        PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
         PollFd::new(stream.as_fd(), PollFlags::POLLIN),
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
     ];
-    match poll(&mut fds, PollTimeout::NONE) {
+    let [others @ .., _] = &mut fds;
+    let polled = if keys { poll(&mut fds, PollTimeout::NONE) } else { poll(others, PollTimeout::NONE) };
+    match polled {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno.into()),
     }
-    let [typed, heard, signalled] = fds.map(|fd| fd.any().unwrap_or_default());
-    Ok((typed, heard, signalled))
+    let [heard, signalled, typed] = fds.map(|fd| fd.any().unwrap_or_default());
+    Ok((typed && keys, heard, signalled))
 }
 
 #[cfg(test)]
