@@ -106,6 +106,8 @@ fn pid_of(token: u64) -> u32 {
 const LAST_WORDS: usize = 256 * 1024;
 /// Services are so much readier to be killed when memory runs out than firstmate is.
 const OOM_SCORE_ADJ_ABOVE_OWN: i32 = 100;
+/// So often the tasks of clients have a turn when everything is over: to take an answer and to write it needs two.
+const LAST_TURNS: usize = 8;
 /// For the last lines when everything is over.
 const FLUSH_WITHIN: Duration = Duration::from_millis(250);
 
@@ -268,6 +270,10 @@ impl Supervisor {
             self.settle();
         }
         self.output.flush();
+        // Who waits for what has come with the end gets its answer: the tasks that write it have a turn each.
+        for _ in 0..LAST_TURNS {
+            tokio::task::yield_now().await;
+        }
         self.output.books.close().await;
         self.leave()
     }

@@ -33,6 +33,12 @@ impl Engine {
         self.instance(id).is_some_and(|instance| instance.desired == Desired::Gone)
     }
 
+    /// Whether an instance is wanted down: an operator has stopped it, or the file does not start it and nobody else has.
+    #[must_use]
+    pub fn is_wanted_down(&self, id: InstanceId) -> bool {
+        self.instance(id).is_some_and(|instance| instance.desired == Desired::Down)
+    }
+
     /// Whether instances that are added to a service are wanted up: as its first one is. What that one does at the moment says nothing of it.
     #[must_use]
     pub fn adds_up(&self, id: ServiceId) -> bool {

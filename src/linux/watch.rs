@@ -1,7 +1,7 @@
 //! Tells when files have changed, by inotify(7): whole directories, single files, and what is not there yet.
 //!
 //! It all happens on a thread of its own, since walking through directories may wait for a disk, and the loop may not. The thread tells the loop once
-//! for each time it has become quiet again, so nothing piles up there; it ends when its [`Watcher`] is dropped.
+//! for each time it has become quiet again, so nothing piles up there; it ends when its [`Watcher`] is dropped, and tells before what it has not told yet.
 //!
 //! A directory is watched with all below it, but for what is ignored; symbolic links are not followed, except where one is named itself. Above
 //! each path that was named, the nearest directory that is there is watched as well: so it is noticed when the path goes, comes (again), is replaced by rename or is
@@ -74,16 +74,18 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches for these services, each by its name. `tell` is called on the thread.
+    /// Watches for these services, each by its name. `tell` is called on the thread. The `earlier` one is kept until this one has begun, so that
+    /// nothing that changes in between is missed.
     ///
     /// # Errors
     /// EMFILE where the user's instances are used up (fs.inotify.max_user_instances) or no descriptor is left; EAGAIN for want of a thread.
-    pub fn start(services: Vec<(String, Watch)>, tell: impl FnMut(Told) + Send + 'static) -> io::Result<Self> {
+    pub fn start(services: Vec<(String, Watch)>, earlier: Option<Self>, tell: impl FnMut(Told) + Send + 'static) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let (stopped, stop) = io::pipe()?;
         thread::start("watch", STACK, move || {
             let mut worker = Worker::new(inotify, services, MOST_DIRECTORIES, tell);
             worker.begin();
+            drop(earlier);
             worker.work(&OwnedFd::from(stopped));
         })?;
         Ok(Self { _stop: stop })
@@ -200,7 +202,7 @@ impl<F: FnMut(Told)> Worker<F> {
         }
     }
 
-    /// Until the other end of `stopped` is closed.
+    /// Until the other end of `stopped` is closed. What has changed by then is told: another one takes over, and knows nothing of it.
     fn work(&mut self, stopped: &OwnedFd) {
         loop {
             let due = self.services.iter().filter_map(|service| service.debounce.due()).min();
@@ -214,23 +216,31 @@ impl<F: FnMut(Told)> Worker<F> {
             };
             let mut fds = [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
             // All signals are blocked here, so EINTR cannot come; whatever else is wrong would come again for ever.
-            if poll(&mut fds, timeout).is_err() || fds.get(1).and_then(PollFd::any).unwrap_or_default() {
+            if poll(&mut fds, timeout).is_err() {
                 return;
             }
-            // What is there is one batch: a gate is looked at once for all of it.
-            let mut checks = BTreeSet::new();
-            while let Ok(events) = self.inotify.read_events() {
-                events.iter().for_each(|event| self.take(event, &mut checks));
+            let is_over = fds.get(1).and_then(PollFd::any).unwrap_or_default();
+            self.take_all();
+            if is_over {
+                return self.tell_what_is_due(Timestamp::from_nanos(u64::MAX));
             }
-            for root in checks {
-                self.check(root);
-            }
-            self.tell_what_is_due();
+            self.tell_what_is_due(self.now());
         }
     }
 
-    fn tell_what_is_due(&mut self) {
-        let now = self.now();
+    /// What is there is one batch: a gate is looked at once for all of it.
+    fn take_all(&mut self) {
+        let mut checks = BTreeSet::new();
+        while let Ok(events) = self.inotify.read_events() {
+            events.iter().for_each(|event| self.take(event, &mut checks));
+        }
+        for root in checks {
+            self.check(root);
+        }
+    }
+
+    /// What is due by then.
+    fn tell_what_is_due(&mut self, now: Timestamp) {
         for index in 0..self.services.len() {
             let directory = self.directory.clone();
             let Some(service) = self.services.get_mut(index) else { continue };
@@ -561,13 +571,26 @@ mod tests {
         let path = directory.0.join("cache.db");
         for _ in 0..OFTEN + 1 {
             worker.changed(0, &path);
-            worker.tell_what_is_due();
+            worker.tell_what_is_due(worker.now());
         }
         let heard = heard.borrow();
         assert_eq!(heard.iter().filter(|told| matches!(told, Told::Changed { .. })).count(), OFTEN + 1);
         let troubles: Vec<usize> =
             heard.iter().enumerate().filter(|(_, told)| matches!(told, Told::Trouble(_))).map(|(at, _)| at).collect();
         assert_eq!(troubles, [OFTEN - 1], "once, before the fifth restart: {heard:?}");
+    }
+
+    #[test]
+    fn what_has_changed_when_it_ends_is_told_before() {
+        let directory = Directory::new("last");
+        let (mut worker, heard) = worker(&directory.0, 100);
+        worker.services[0].debounce = Debounce::new(Duration::from_secs(3_600));
+        std::fs::write(directory.0.join("app.py"), "1").unwrap();
+        let (stopped, stop) = io::pipe().unwrap();
+        drop(stop);
+        worker.work(&OwnedFd::from(stopped));
+        let what = directory.0.join("app.py").display().to_string();
+        assert_eq!(*heard.borrow(), [Told::Changed { service: "web".to_owned(), what }]);
     }
 
     /// Nothing is watched twice, and nothing is left of what was given up.
@@ -594,7 +617,7 @@ mod tests {
             tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name == "watch\n")).count()
         };
         let directory = Directory::new("thread");
-        let watcher = Watcher::start(watch(&directory.0), drop).unwrap();
+        let watcher = Watcher::start(watch(&directory.0), None, drop).unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         let until = |count: usize| {
             while threads() != count {

@@ -180,11 +180,11 @@ impl Watched {
 
     /// Notes how it is before the update.
     pub(super) fn look(&mut self, engine: &Engine, now: Timestamp) {
-        let first = InstanceId { number: 1, ..self.id };
-        let is_down = |id| engine.instance_status_of(now, id).is_some_and(|status| status.state == StateName::Stopped);
-        self.run_before = engine.instance_status_of(now, self.id).map_or(0, |status| status.run);
-        // Who was stopped by hand stays so; one that is added is wanted as the first is.
-        if self.aim != Aim::Gone && is_down(if engine.current_run(self.id).is_some() { self.id } else { first }) {
+        let status = engine.instance_status_of(now, self.id);
+        self.run_before = status.as_ref().map_or(0, |status| status.run);
+        // Who was stopped by hand stays so, also where it had done its job before; one that is added is wanted as the first is.
+        let like = if status.is_some() && !engine.is_leaving(self.id) { self.id } else { InstanceId { number: 1, ..self.id } };
+        if self.aim != Aim::Gone && engine.is_wanted_down(like) {
             self.verdict = Some(Verdict::AlreadyStopped);
         }
     }
@@ -336,10 +336,13 @@ impl Entry {
             Aim::Signal(_) => Some(Verdict::Failed { why: format!("it is {}, so there is nothing to send it to", status.state) }),
             aim @ (Aim::Up | Aim::Down | Aim::NewRun | Aim::Gone) => judge(aim, self.run_before, &status),
         };
+        // Somebody else has had another wish since, so it is not to come.
+        let unwanted = matches!(self.aim, Aim::Up | Aim::NewRun) && engine.is_wanted_down(self.id);
         // A removal that has begun goes on whatever happens; one that waits for another instance to be ready may yet come to nothing.
         let waits_to_go = self.aim == Aim::Gone && !engine.is_leaving(self.id);
         let down = matches!(self.aim, Aim::Down | Aim::Gone) && !waits_to_go;
         match verdict {
+            None if unwanted => Some(Verdict::Failed { why: "it was stopped meanwhile".to_owned() }),
             None if stopping && !down => Some(Verdict::Failed { why: "firstmate is stopping".to_owned() }),
             None if waits_to_go && self.id.number <= engine.instances_to_be(self.id.service) => {
                 Some(Verdict::Failed { why: "it stays: another number of instances has been asked for since".to_owned() })
@@ -642,6 +645,34 @@ mod tests {
         let best = (0..20).map(|_| a_round()).min().unwrap_or_default();
         assert!(answer.try_recv().is_err(), "it is still waited for");
         best
+    }
+
+    /// Takes a wish, and hands it to the engine.
+    fn wish(desk: &mut Desk, engine: &mut Engine, verb: Verb) -> oneshot::Receiver<Reply> {
+        let wish = Wish { verb, names: vec!["web".to_owned()], patience: Patience::Own };
+        let (reply, answer) = oneshot::channel();
+        for event in desk.take(wished(&wish, engine, Timestamp::ZERO), reply, engine) {
+            engine.step(Timestamp::ZERO, event, &mut Vec::new());
+        }
+        desk.settle(engine, Timestamp::ZERO);
+        answer
+    }
+
+    #[test]
+    fn who_waits_for_a_run_is_told_at_once_that_somebody_else_has_stopped_it() {
+        let spec = check_toml(Path::new("firstmate.toml"), b"[services.web]\ncommand = 'x'").unwrap();
+        let now = Timestamp::ZERO;
+        let mut engine = Engine::new(spec, 1, now);
+        engine.step(now, Event::Tick, &mut Vec::new());
+        let run = engine.current_run(InstanceId { service: ServiceId(0), number: 1 }).unwrap();
+        engine.step(now, Event::Spawned { run, pid: 2 }, &mut Vec::new());
+        engine.step(now, Event::Executed { run }, &mut Vec::new());
+        let mut desk = Desk::default();
+        let mut restarted = wish(&mut desk, &mut engine, Verb::Restart);
+        assert!(restarted.try_recv().is_err(), "its old run is still being ended");
+        let _stopped = wish(&mut desk, &mut engine, Verb::Stop);
+        let Ok(Reply::Done { instances }) = restarted.try_recv() else { panic!("it waits for a run that is not to come") };
+        assert_eq!(instances.first().unwrap().verdict, Verdict::Failed { why: "it was stopped meanwhile".to_owned() });
     }
 
     #[test]

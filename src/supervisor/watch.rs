@@ -4,7 +4,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Message, Supervisor};
 use crate::engine::Event;
-use crate::engine::spec::{Restart, Watch, WatchPath};
+use crate::engine::spec::{Restart, Service, Watch, WatchPath};
 use crate::linux::watch::{Told, Watcher};
 use crate::observe::Level;
 use crate::observe::notice::duration;
@@ -20,7 +20,7 @@ impl Supervisor {
         if services == self.watched {
             return;
         }
-        self.watcher = None;
+        let earlier = self.watcher.take();
         self.watched.clone_from(&services);
         if services.is_empty() {
             return;
@@ -32,9 +32,11 @@ impl Supervisor {
         let services = services.into_iter().map(|(name, watch, _)| (name, watch)).collect();
         let messages = messages.clone();
         // The loop is gone only when everything is over.
-        match Watcher::start(services, move |told| drop(messages.send(Message::Files(told)))) {
+        match Watcher::start(services, earlier, move |told| drop(messages.send(Message::Files(told)))) {
             Ok(watcher) => self.watcher = Some(watcher),
             Err(error) => {
+                // The next update tries again.
+                self.watched.clear();
                 let text = format!(
                     "cannot watch files, so that changes restart nothing: {error}; raise fs.inotify.max_user_instances (sysctl) or the limit of open files"
                 );
@@ -47,7 +49,9 @@ impl Supervisor {
         match told {
             Told::Changed { service, what } => {
                 let engine = self.engine.borrow();
-                let found = engine.service_ids().find(|id| engine.service(*id).is_some_and(|known| known.name == service));
+                // What is watched no longer may have been told a moment ago.
+                let watches = |known: &Service| known.name == service && !known.watch.paths.is_empty();
+                let found = engine.service_ids().find(|id| engine.service(*id).is_some_and(|known| watches(known)));
                 self.events.extend(found.map(|service| Event::Changed { service, what }));
             }
             Told::Trouble(text) => self.output.say(Level::Warn, &text),

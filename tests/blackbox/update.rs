@@ -262,3 +262,39 @@ fn entries_of_a_procfile_keep_their_ports() {
     assert_eq!(container.pid_of("clock.1"), i32::try_from(before["clock.1"]).unwrap());
     assert_eq!(container.stop(), 0);
 }
+
+/// The removal is over when everything is, and that is an answer as well.
+#[test]
+fn who_waits_for_an_update_is_answered_when_everything_ends_with_it() {
+    let stays = "[firstmate]\nstop_timeout = '2s'\n[services.stays]\ncommand = '{actor} print up sleep'\n";
+    let gone = "[services.gone]\ncommand = 'trap \"\" TERM; echo deaf; while :; do sleep 0.1; done'\n";
+    let container = Setup::new(&format!("{stays}{gone}")).start();
+    container.said("gone.1", "deaf");
+    write(&container, &stays.replace("{actor}", &format!("{}/actor", dir(&container))));
+    std::thread::scope(|scope| {
+        let update = scope.spawn(|| container.cli(&["update"]));
+        container.told("stopping gone.1 with SIGTERM (update)");
+        assert_eq!(container.stop(), 0);
+        let (code, shown, error) = update.join().unwrap();
+        assert_eq!((code, error.as_str()), (0, ""), "{shown}");
+        assert!(shown.ends_with("gone.1: removed\n"), "{shown}");
+    });
+}
+
+#[test]
+fn who_waits_for_an_update_is_told_at_once_what_somebody_else_has_stopped_meanwhile() {
+    let file = |level: u8| {
+        format!("[services.web]\nenv = {{ LEVEL = '{level}' }}\ncommand = 'trap \"\" TERM; echo deaf; while :; do sleep 0.1; done'\nstop_timeout = '2s'\nstart_timeout = '1h'\n")
+    };
+    let container = Setup::new(&file(1)).start();
+    container.said("web.1", "deaf");
+    write(&container, &file(2));
+    std::thread::scope(|scope| {
+        let update = scope.spawn(|| container.cli(&["update"]));
+        container.told("stopping web.1 with SIGTERM (update)");
+        assert_eq!(container.cli(&["stop", "web"]).0, 0);
+        let (code, shown, error) = update.join().unwrap();
+        assert_eq!(code, 1, "{shown}{error}");
+        assert!(shown.ends_with("web.1: ERROR (it was stopped meanwhile)\n"), "{shown}{error}");
+    });
+}

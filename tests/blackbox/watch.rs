@@ -156,3 +156,19 @@ fn the_switch_watches_for_all_services_or_for_one() {
     assert_eq!(container.instance("job.1").run, 1);
     assert_eq!(container.stop(), 0);
 }
+
+#[test]
+fn what_changes_right_before_an_update_watches_other_files_is_not_missed() {
+    // Far from quiet yet when the update comes, and not known to whoever watches after it.
+    let config = CONFIG.replace("'50ms'", "'1h'").replace("'app.conf'", "'app.conf', 'missing'");
+    let container = started(Setup::new(&config));
+    let before = container.until_ready("web.1").run;
+    // By then the others are watched.
+    container.told("missing is not there yet");
+    fs::write(container.dir().join("src/app.py"), "3").unwrap();
+    fs::write(container.dir().join("firstmate.toml"), config.replace("'missing'", "'missing', 'more'")).unwrap();
+    let (code, _, error) = container.cli(&["update"]);
+    assert_eq!(code, 0, "{error}");
+    container.told("src/app.py changed: web restarts");
+    container.until("web.1", "it runs anew", |now| now.run == before + 1 && now.ready);
+}
