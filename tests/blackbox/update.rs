@@ -284,7 +284,9 @@ fn who_waits_for_an_update_is_answered_when_everything_ends_with_it() {
 #[test]
 fn who_waits_for_an_update_is_told_at_once_what_somebody_else_has_stopped_meanwhile() {
     let file = |level: u8| {
-        format!("[services.web]\nenv = {{ LEVEL = '{level}' }}\ncommand = 'trap \"\" TERM; echo deaf; while :; do sleep 0.1; done'\nstop_timeout = '2s'\nstart_timeout = '1h'\n")
+        format!(
+            "[services.web]\nenv = {{ LEVEL = '{level}' }}\ncommand = 'trap \"\" TERM; echo deaf; while :; do sleep 0.1; done'\nstop_timeout = '2s'\nstart_timeout = '1h'\n"
+        )
     };
     let container = Setup::new(&file(1)).start();
     container.said("web.1", "deaf");

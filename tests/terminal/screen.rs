@@ -198,6 +198,10 @@ impl Window {
         let mut lines: Vec<String> = coloured(&screen).lines().map(|line| masked(line.trim_end())).collect();
         // How much memory there is, and where that is said, is another on each machine.
         lines.retain(|line| !line.contains("limit of memory"));
+        // Nothing says which of two that are ready after the same delay is so first.
+        for run in lines.chunk_by_mut(|one, next| [one, next].iter().all(|line| line.contains(" ready after "))) {
+            run.sort();
+        }
         lines.join("\n").trim_end().to_owned() + "\n"
     }
 
