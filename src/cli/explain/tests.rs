@@ -14,7 +14,7 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn new(kind: u8) -> Self {
-        let path = PathBuf::from(format!("/tmp/fm{kind}{:08}", std::process::id()));
+        let path = PathBuf::from(format!("/tmp/f-{kind}{:08}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir(&path).unwrap();
         assert_eq!(path.to_str().unwrap().len(), SHOWN.len());
