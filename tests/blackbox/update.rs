@@ -372,7 +372,7 @@ fn why_knows_of_a_service_that_is_no_longer_in_the_file() {
     assert_eq!(container.cli(&["update"]).0, 0);
     for name in ["gone", "gone.1"] {
         let (code, shown, error) = container.cli(&["why", name]);
-        assert!(code == 0 && shown.contains("gone.1 exited with code 3"), "{shown}{error}");
+        assert!(code == 0 && shown.contains("gone.1 (run 1) exited with code 3"), "{shown}{error}");
     }
     assert_eq!(container.cli(&["why", "never"]).0, 4);
 }
