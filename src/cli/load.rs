@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::output::{Failure, err, is_colored};
-use crate::config::{self, Again, Diagnostic, GivenLimit, Inputs, Loaded, Origin, Origins};
+use crate::config::{self, Additions, Again, Diagnostic, GivenLimit, Inputs, Loaded, Origin, Origins};
 use crate::server::printable;
 use crate::supervisor;
 
@@ -83,7 +83,7 @@ pub(super) fn load_with(args: &FileArgs, inputs: Inputs, is_bad: impl FnOnce(&[D
 /// The same to be run, and how it is read again while it runs.
 pub(super) fn load_to_run(args: &FileArgs, inputs: Inputs, is_bad: impl FnOnce(&[Diagnostic])) -> Result<(Loaded, Again), Failure> {
     let read = |path: &Path, inputs: &Inputs| {
-        let again = Again { path: path.to_owned(), inputs: inputs.clone() };
+        let again = Again { path: path.to_owned(), inputs: inputs.clone(), additions: Additions::default() };
         config::load(path, inputs).map(|loaded| (loaded, again))
     };
     load_by(read, args, inputs, is_bad)

@@ -9,8 +9,9 @@ use super::develop::{DevelopArgs, started_by};
 use super::load::{self, FileArgs};
 use super::output::{Failure, err};
 use super::{client, verbs};
-use crate::config::{self, GivenLimit, Http, Inputs, Loaded, StartedBy};
-use crate::engine::spec::{Kind, Service};
+use crate::config::again::watches;
+use crate::config::{self, Additions, GivenLimit, Http, Inputs, Loaded, StartedBy};
+use crate::engine::spec::WatchPath;
 use crate::server::{SocketPath, default_sockets, printable, sockets_of_project};
 use crate::supervisor::{self, Options};
 
@@ -153,14 +154,12 @@ pub(super) fn run_file(args: &RunArgs) -> Result<u8, Failure> {
 /// Runs the file with the services of these names, or all. `looked` says why they are not started elsewhere.
 fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result<u8, Failure> {
     let inputs = Inputs { memory_limit: args.memory_limit, ..args.develop.inputs(names) };
-    let (mut loaded, again) = load::load_to_run(&args.file, inputs, load::leave_word)?;
+    let (mut loaded, mut again) = load::load_to_run(&args.file, inputs, load::leave_word)?;
     if let Some(looked) = looked {
         loaded.remarks.insert(0, format!("the file is run here, with the services that were named: {looked}"));
     }
-    if args.tty {
-        loaded.spec.services.iter_mut().for_each(|service| service.launch.tty = true);
-    }
-    watch(&args.watch, &mut loaded)?;
+    again.additions = Additions { tty: args.tty, watch: watch(&args.watch, &loaded)? };
+    again.additions.apply(&mut loaded.spec);
     let named = args.socket.clone().or_else(|| std::env::var_os("FIRSTMATE_SOCKET").filter(|value| !value.is_empty()));
     let options = Options {
         http: args.http,
@@ -173,37 +172,31 @@ fn run_these(args: &RunArgs, names: &[String], looked: Option<String>) -> Result
 }
 
 /// `--watch`: beside what the file says.
-fn watch(arguments: &[String], loaded: &mut Loaded) -> Result<(), Failure> {
+fn watch(arguments: &[String], loaded: &Loaded) -> Result<Vec<(Option<String>, WatchPath)>, Failure> {
     if arguments.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let directory = std::env::current_dir().map_err(|error| {
         Failure::new(2, format!("cannot tell the working directory: {error}")).help("start firstmate in a directory that exists")
     })?;
+    let services = &loaded.spec.services;
+    let mut watched = Vec::with_capacity(arguments.len());
     for argument in arguments {
-        let named = argument.split_once('=').filter(|(name, _)| loaded.spec.services.iter().any(|service| service.name == *name));
+        let named = argument.split_once('=').filter(|(name, _)| services.iter().any(|service| service.name == *name));
         let (name, text) = named.map_or((None, argument.as_str()), |(name, text)| (Some(name), text));
         let path = if text.is_empty() { Err("it is empty".to_owned()) } else { config::watch::path(&directory, text) };
         let path = path
             .map_err(|why| Failure::new(2, format!("cannot watch `{}`: {why}", printable(text))).help("--watch src, or --watch web=src"))?;
-        // What a job has done stays done.
-        let wanted = |service: &&mut Service| service.kind == Kind::Service && name.is_none_or(|name| service.name == name);
-        let mut anybody = false;
-        for service in loaded.spec.services.iter_mut().filter(wanted) {
-            anybody = true;
-            service.watch.paths.push(path.clone());
-            // Whoever is at work on it mends it by changing a file.
-            service.give_up_after = None;
-        }
-        if !anybody {
+        if !services.iter().any(|service| watches(service, name)) {
             let message = match name {
                 Some(name) => format!("`{name}` is a oneshot: what it has done stays done when files change"),
                 None => "the file has nothing but oneshots: what they have done stays done when files change".to_owned(),
             };
             return Err(Failure::new(2, message).help("--watch is for services"));
         }
+        watched.push((name.map(str::to_owned), path));
     }
-    Ok(())
+    Ok(watched)
 }
 
 /// Whose socket it is to be: any number of projects may run on a machine, but a container, or an init, has one firstmate, which is where

@@ -47,9 +47,11 @@ pub(super) fn run(args: &WhyArgs) -> Result<u8, Failure> {
     let mut names: Vec<String> = args.names.clone();
     let mut incidents = fetch(socket)?;
     if names.iter().any(|name| name != "all") {
-        // The incidents name only whom something has befallen, and know of no group; and who was scaled away is not in the status.
+        // The incidents name only whom something has befallen, and know of no group; and who was scaled away, or went by an update, is not in the status.
         let status = status::fetch(socket)?;
-        let told = |name: &str| incidents.incidents.iter().any(|incident| incident.what.instance() == Some(name));
+        let is_so_called = |instance: &str, name: &str| instance == name || service_of(instance) == name;
+        let instances = incidents.incidents.iter().filter_map(|incident| incident.what.instance());
+        let told = |name: &str| instances.clone().any(|instance| is_so_called(instance, name));
         let others: Vec<String> = names.iter().filter(|name| !told(name)).cloned().collect();
         status::look_up(&status, &others)?;
         let named = status.services.iter().filter(|service| args.names.iter().any(|name| status::is_called(service, name)));

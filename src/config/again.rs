@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Diagnostic, Inputs, Loaded, load};
-use crate::engine::spec::Spec;
+use crate::engine::spec::{Kind, Service, Spec, WatchPath};
 
 /// Entries of a Procfile get their ports in such steps, as foreman has it.
 const STEP: u16 = 100;
@@ -16,6 +16,39 @@ pub struct Again {
     pub path: PathBuf,
     /// What the command line and the surroundings added to it.
     pub inputs: Inputs,
+    /// What the command line adds to whatever the file says.
+    pub additions: Additions,
+}
+
+/// What options of the command line say of services beside the file: as long as this firstmate runs, of those that come later as well.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Additions {
+    /// `--tty`: every process has a terminal.
+    pub tty: bool,
+    /// `--watch`: what is watched for the service of this name, or for all.
+    pub watch: Vec<(Option<String>, WatchPath)>,
+}
+
+impl Additions {
+    /// Adds it to what was read. Who is not in the file has nothing added.
+    pub fn apply(&self, spec: &mut Spec) {
+        for service in &mut spec.services {
+            service.launch.tty |= self.tty;
+            for (name, path) in &self.watch {
+                if watches(service, name.as_deref()) {
+                    service.watch.paths.push(path.clone());
+                    // Whoever is at work on it mends it by changing a file.
+                    service.give_up_after = None;
+                }
+            }
+        }
+    }
+}
+
+/// Whether `--watch` for this name, or for all, is for the service. What a job has done stays done.
+#[must_use]
+pub fn watches(service: &Service, name: Option<&str>) -> bool {
+    service.kind == Kind::Service && name.is_none_or(|name| service.name == name)
 }
 
 impl Again {
@@ -24,7 +57,9 @@ impl Again {
     /// # Errors
     /// Every problem there is, as with [`load()`].
     pub fn read(&self) -> Result<Loaded, Vec<Diagnostic>> {
-        load(&self.path, &self.inputs)
+        let mut loaded = load(&self.path, &self.inputs)?;
+        self.additions.apply(&mut loaded.spec);
+        Ok(loaded)
     }
 }
 
@@ -90,6 +125,19 @@ mod tests {
 
     fn ports(spec: &Spec) -> Vec<u16> {
         spec.services.iter().filter_map(|service| service.launch.port).collect()
+    }
+
+    #[test]
+    fn what_the_command_line_adds_holds_for_whatever_is_read() {
+        let path = |root: &str| WatchPath { root: root.into(), only: None };
+        let watch = vec![(None, path("/all")), (Some("web".to_owned()), path("/web")), (Some("gone".to_owned()), path("/gone"))];
+        let mut spec = spec(&["web", "job"]);
+        spec.services[1].kind = Kind::Oneshot;
+        Additions { tty: true, watch }.apply(&mut spec);
+        let [web, job] = spec.services.as_slice() else { panic!("{spec:?}") };
+        assert!(web.launch.tty && job.launch.tty);
+        assert_eq!((web.watch.paths.as_slice(), job.watch.paths.as_slice()), ([path("/all"), path("/web")].as_slice(), [].as_slice()));
+        assert_eq!(web.give_up_after, None);
     }
 
     #[test]

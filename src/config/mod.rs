@@ -23,7 +23,7 @@ pub mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use again::{Again, KeptPort, keep_ports};
+pub use again::{Additions, Again, KeptPort, keep_ports};
 pub use changes::{Change, Shown, changes, settled_at_start};
 pub use choice::{Choice, Ending, Formation, Mode, StartedBy};
 pub use diagnostic::{Diagnostic, Mark, Severity, Source};

@@ -230,6 +230,10 @@ impl Engine {
             }
         }
         self.find_edges();
+        // Where somebody has only come, there is nothing to wait for.
+        if !self.is_updating() {
+            out.push(Action::Notice(Notice::Updated));
+        }
     }
 
     /// What is down stays down; who runs is ended when it is his turn.

@@ -192,7 +192,10 @@ impl Supervisor {
         self.environments.set_siblings(ports);
         self.updates.base_port = base_port;
         self.updates.log_buffers = settings.log_buffers;
-        if !plan.is_nothing() {
+        if plan.is_nothing() {
+            // Nothing happens that would have the desk look.
+            self.desk.settle(&self.engine.borrow(), self.now());
+        } else {
             self.events.push_back(Event::Update(Box::new(spec)));
         }
     }

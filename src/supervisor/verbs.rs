@@ -340,14 +340,16 @@ impl Entry {
         let unwanted = matches!(self.aim, Aim::Up | Aim::NewRun) && engine.is_wanted_down(self.id);
         // A removal that has begun goes on whatever happens; one that waits for another instance to be ready may yet come to nothing.
         let waits_to_go = self.aim == Aim::Gone && !engine.is_leaving(self.id);
+        // What an update makes of it holds only when nothing of the old runs is left.
+        let waits_for_update = waits_to_go && engine.is_pending(self.id.service);
         let down = matches!(self.aim, Aim::Down | Aim::Gone) && !waits_to_go;
         match verdict {
             None if unwanted => Some(Verdict::Failed { why: "it was stopped meanwhile".to_owned() }),
             None if stopping && !down => Some(Verdict::Failed { why: "firstmate is stopping".to_owned() }),
-            None if waits_to_go && self.id.number <= engine.instances_to_be(self.id.service) => {
+            None if waits_to_go && !waits_for_update && self.id.number <= engine.instances_to_be(self.id.service) => {
                 Some(Verdict::Failed { why: "it stays: another number of instances has been asked for since".to_owned() })
             }
-            None if late && waits_to_go => {
+            None if late && waits_to_go && !waits_for_update => {
                 Some(Verdict::Failed { why: "it goes once another instance is ready, for which a rolling restart waits".to_owned() })
             }
             None if late && self.waits_for_its_turn(engine) => {

@@ -300,3 +300,79 @@ fn who_waits_for_an_update_is_told_at_once_what_somebody_else_has_stopped_meanwh
         assert!(shown.ends_with("web.1: ERROR (it was stopped meanwhile)\n"), "{shown}{error}");
     });
 }
+
+#[test]
+fn what_options_add_to_all_services_an_update_adds_as_well() {
+    let web = "[services.web]\ncommand = 'tty; exec sleep 1000'\n";
+    let words =
+        ["start", "-f", "{dir}/firstmate.toml", "--socket", "{dir}/firstmate.sock", "--http", "off", "--tty", "--watch", "{dir}/src"];
+    let setup = Setup::new(web).arguments(&words);
+    std::fs::create_dir(setup.dir().join("src")).unwrap();
+    let container = setup.start();
+    let before = container.until_ready("web.1").pid;
+    assert_eq!(container.cli(&["update"]), (0, "nothing has changed: 1 service is as the file says\n".to_owned(), String::new()));
+    write(&container, &format!("{web}{}", web.replace("web", "new")));
+    let (code, shown, error) = container.cli(&["update"]);
+    assert_eq!((code, shown.as_str()), (0, "+ new\n1 added, 1 unchanged\nnew.1: started\n"), "{error}");
+    assert_eq!(container.instance("web.1").pid, before);
+    let terminals = container.said_by("new.1");
+    assert!(terminals.iter().all(|line| line.starts_with("/dev/pts/")) && !terminals.is_empty(), "{terminals:?}");
+    container.told("new restarts 200 ms after the last change in");
+}
+
+/// Who goes because of an update goes only once its old run is over, or that of another one whom a rolling restart brings back.
+#[test]
+fn who_is_to_go_by_an_update_is_waited_for() {
+    let file = |instances: u8, level: u8, more: &str| {
+        format!(
+            "[services.web]\nenv = {{ LEVEL = '{level}' }}\ncommand = 'trap \"sleep 0.5; exit\" TERM; echo up; while :; do sleep 0.1; done'\ninstances = {instances}\nready = {{ delay = '100ms' }}\n{more}"
+        )
+    };
+    let container = Setup::new(&file(3, 1, "")).start();
+    all_up(&container, 3);
+    write(&container, &file(2, 2, ""));
+    let (code, shown, error) = container.cli(&["update"]);
+    assert_eq!(code, 0, "{shown}{error}");
+    assert!(shown.contains("web.3: removed\n") && shown.contains("web.2: restarted\n"), "{shown}");
+
+    all_up(&container, 2);
+    std::thread::scope(|scope| {
+        let from = container.lines().len();
+        let roll = scope.spawn(|| container.cli(&["restart", "--rolling", "web"]));
+        container.told_from(from, "stopping web.1 with SIGTERM (as asked)");
+        write(&container, &file(1, 2, "groups = ['g']"));
+        let (code, shown, error) = container.cli(&["update"]);
+        assert_eq!(code, 0, "{shown}{error}");
+        assert!(shown.ends_with("web.2: removed\n"), "{shown}");
+        roll.join().unwrap();
+    });
+}
+
+#[test]
+fn an_update_that_changes_nothing_is_answered_although_nothing_happens() {
+    let container = Setup::new("[services.web]\ncommand = 'exec sleep 1000'\n").start();
+    container.until_ready("web.1");
+    let began = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(container.cli(&["update"]).0, 0);
+    }
+    let took = began.elapsed();
+    // It takes some milliseconds; the next time that anything is due is up to a second away.
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+}
+
+#[test]
+fn why_knows_of_a_service_that_is_no_longer_in_the_file() {
+    let stays = "[services.stays]\ncommand = 'exec sleep 1000'\n";
+    let gone = "[services.gone]\ncommand = 'exit 3'\nrestart = 'never'\nessential = false\n";
+    let container = Setup::new(&format!("{stays}{gone}")).start();
+    container.told("gone.1 exited with code 3");
+    container.until_ready("stays.1");
+    write(&container, stays);
+    assert_eq!(container.cli(&["update"]).0, 0);
+    for name in ["gone", "gone.1"] {
+        let (code, shown, error) = container.cli(&["why", name]);
+        assert!(code == 0 && shown.contains("gone.1 (run 1) exited with code 3"), "{shown}{error}");
+    }
+    assert_eq!(container.cli(&["why", "never"]).0, 4);
+}

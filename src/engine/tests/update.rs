@@ -345,3 +345,11 @@ fn the_time_to_stop_in_holds_at_once() {
     rig.term();
     assert_eq!(rig.told(), ["shutting down within 2s, drain 0ns", "stopping web.1#1 by SIGTERM within 1.75s (Shutdown)"]);
 }
+
+#[test]
+fn an_update_is_over_at_once_when_somebody_has_only_come() {
+    let mut rig = ready(vec![named("a", "1")]);
+    update(&mut rig, vec![named("a", "1"), named("b", "1")]);
+    assert!(!rig.engine.is_updating());
+    assert_eq!(rig.told().iter().filter(|told| *told == "updated").count(), 1, "{:?}", rig.told());
+}
