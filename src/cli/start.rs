@@ -36,7 +36,7 @@ Exit codes:
   4   in the firstmate that runs already: a name is unknown, or it does not answer
   69  the socket or the HTTP address is taken, or cannot be had
   71  the system refuses what firstmate cannot be without
-  130 a second Ctrl-C
+  130 a second Ctrl-C; in the firstmate that runs already: Ctrl-C, and what was asked for may still be done
   N   the code of the essential service that ended it; 1 when that was 0 and a failure all the same, 126 or 127 when it could not be
       executed, 128 + N when signal N killed it";
 

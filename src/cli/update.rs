@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::client;
 use super::output::{Failure, err, is_colored, json, out};
-use super::progress::{Goal, Progress};
+use super::progress::Goal;
 use super::verbs::{self, Waiting};
 use crate::server::{Answer, ChangeKind, Diff, Reply, ServiceChange, ValueChange, printable};
 
@@ -14,7 +14,8 @@ Exit codes:
   1  at least one service is not up, or the update was refused
   2  the file or the arguments are wrong; nothing has changed
   3  with --dry-run --exit-code: something would change
-  4  no firstmate answers";
+  4  no firstmate answers
+  130  interrupted; what was asked for may still be done";
 
 /// With --exit-code: something would change.
 const DIFFERENT: u8 = 3;
@@ -47,7 +48,7 @@ pub(super) struct UpdateArgs {
 
 pub(super) fn run(args: &UpdateArgs) -> Result<u8, Failure> {
     let socket = args.socket.socket.as_deref();
-    let connection = client::connect(socket, None)?;
+    let connection = client::connect(socket, None)?.by(args.waiting.deadline());
     let coloured = is_colored(&std::io::stderr()) && !args.json;
     let flags: String = [(args.dry_run, "dry-run&"), (args.show_values, "values&"), (coloured, "colour&")]
         .into_iter()
@@ -55,10 +56,7 @@ pub(super) fn run(args: &UpdateArgs) -> Result<u8, Failure> {
         .collect();
     let target = format!("/v1/update?{flags}{}", args.waiting.query().trim_start_matches('&'));
     let goal = if args.dry_run { Goal::None } else { Goal::Up };
-    let mut progress = Progress::new("update", goal, &["all".to_owned()], socket);
-    let reply = verbs::ask_with(connection, &target, &mut || progress.show());
-    progress.clear();
-    let reply = reply?;
+    let reply = verbs::ask_for_long("update", goal, &target, &["all".to_owned()], socket, connection)?;
     if args.json {
         out(&json("answer", &reply)?);
     }

@@ -26,14 +26,16 @@ Exit codes:
   0  the signal was sent to every instance
   1  at least one does not run, or could not be signalled, or it was refused
   2  the arguments are wrong: there is no such signal
-  4  a name is unknown, or no firstmate answers";
+  4  a name is unknown, or no firstmate answers
+  130  interrupted; what was asked for may still be done";
 
 const RELOAD_EXIT_CODES: &str = "\
 Exit codes:
   0  every instance got its reload_signal
   1  at least one has none, does not run, or could not be signalled, or it was refused
   2  the arguments are wrong
-  4  a name is unknown, or no firstmate answers";
+  4  a name is unknown, or no firstmate answers
+  130  interrupted; what was asked for may still be done";
 
 /// Stop services and wait until nothing is left of them
 #[derive(Debug, clap::Args)]
@@ -208,7 +210,7 @@ fn run(verb: &str, goal: Goal, target: &str, names: &[String], socket: Option<&O
 
 impl Waiting {
     /// When even a firstmate that does not answer is waited for no longer: it has the time that was asked for, and a little more for its answer.
-    fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let timeout = if self.no_wait { Some(Duration::ZERO) } else { self.timeout };
         Instant::now().checked_add(timeout?.saturating_add(FOR_THE_ANSWER))
     }
@@ -216,6 +218,18 @@ impl Waiting {
 
 /// Waits as long as the supervisor needs: it has its own deadlines, and a supervisor that dies closes the connection.
 fn perform(verb: &str, goal: Goal, target: &str, names: &[String], socket: Option<&OsStr>, connection: Connection) -> Result<u8, Failure> {
+    show(verb, &ask_for_long(verb, goal, target, names, socket, connection)?)
+}
+
+/// Posts a verb whose answer may take long: how far it is, whether firstmate lives, and what Ctrl-C means are said meanwhile.
+pub(super) fn ask_for_long(
+    verb: &str,
+    goal: Goal,
+    target: &str,
+    names: &[String],
+    socket: Option<&OsStr>,
+    connection: Connection,
+) -> Result<Reply, Failure> {
     let mut progress = Progress::new(verb, goal, names, socket);
     let mut life = SignOfLife::new(verb, &connection);
     let reply = ask_with(connection, target, &mut || {
@@ -227,7 +241,7 @@ fn perform(verb: &str, goal: Goal, target: &str, names: &[String], socket: Optio
         }
     });
     progress.clear();
-    show(verb, &reply?)
+    reply
 }
 
 /// Posts a verb.
@@ -236,7 +250,7 @@ pub(super) fn ask(connection: Connection, target: &str) -> Result<Reply, Failure
 }
 
 /// The same; `meanwhile` is called now and then while there is no answer.
-pub(super) fn ask_with(connection: Connection, target: &str, meanwhile: &mut dyn FnMut()) -> Result<Reply, Failure> {
+fn ask_with(connection: Connection, target: &str, meanwhile: &mut dyn FnMut()) -> Result<Reply, Failure> {
     let socket = connection.socket.clone();
     let answer = connection.request_with("POST", target, Some(meanwhile))?;
     serde_json::from_slice(&answer.body).map_err(|_| {

@@ -62,6 +62,8 @@ const NOT_RUN: &[Exception] = &[
     not("examples/all-in-one/README.md", "make run", "builds; tests/real/hands_on.rs does the rest of it"),
     not("docs/images.md", "docker build -f Dockerfile.debian -t badges .", "compiles in an image that is pulled from a registry"),
     not("docs/images.md", "cargo build", "compiles for minutes; the binary that is tested here is what it made"),
+    not("docs/cli.md", "cd ~/", "is of two projects of somebody's; tests/blackbox/projects.rs has them"),
+    not("docs/cli.md", "firstmate status -d ~/shop", "is of two projects of somebody's; tests/blackbox/projects.rs has them"),
     not("docs/kubernetes.md", "docker ", "needs a registry"),
     not(
         "docs/kubernetes.md",
@@ -76,6 +78,7 @@ const NOT_RUN: &[Exception] = &[
 const NOT_COMPARED: &[Exception] = &[
     not("docs/cli.md", "firstmate status", "is of a stack that has lived through something; README's are compared"),
     not("docs/cli.md", "firstmate why worker", "needs an OOM kill; tests/blackbox/incidents.rs and README compare others"),
+    not("docs/cli.md", "firstmate update", "is of a file that was changed; tests/docker/verbs.rs compares one whole"),
     not("docs/cli.md", "firstmate logs", "is of programs that say something"),
     not("docs/cli.md", "firstmate events", "is of a worker that fails"),
     not("docs/cli.md", "firstmate check-config --explain", "is of another file, and shortened; tests/cli.rs compares one whole"),
