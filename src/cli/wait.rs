@@ -66,11 +66,16 @@ pub(super) fn run(args: &WaitArgs) -> Result<u8, Failure> {
     let deadline = Instant::now() + args.timeout;
     let mut waits_for = Vec::new();
     let mut watch = Watch::begin(socket, deadline)?;
+    let mut were_there = false;
     loop {
         match status::fetch(socket) {
             Ok(status) => {
-                status::look_up(&status, &args.names)?;
-                match judge(args.what, &args.names, &status) {
+                if !were_there {
+                    status::look_up(&status, &args.names)?;
+                    were_there = true;
+                }
+                let Some(names) = left(args.what, &args.names, &status)? else { return Ok(0) };
+                match judge(args.what, &names, &status) {
                     Verdict::Holds => return Ok(0),
                     Verdict::Never(why) => return Err(Failure::new(3, why)),
                     Verdict::NotYet(lines) => waits_for = lines,
@@ -95,6 +100,24 @@ pub(super) fn run(args: &WaitArgs) -> Result<u8, Failure> {
     };
     Err(Failure::new(1, format!("still {what} after {} s", args.timeout.as_secs_f64()))
         .help("`firstmate status` and `firstmate why` say more"))
+}
+
+/// Of those that were there, the names that still are: an update takes services away, and `scale` instances. `None` when that is nobody.
+///
+/// # Errors
+/// Exit code 3: one that is to be ready is there no longer.
+fn left(what: What, names: &[String], status: &Status) -> Result<Option<Vec<String>>, Failure> {
+    let is_there = |name: &&String| status::look_up(status, std::slice::from_ref(*name)).is_ok();
+    match (what, names.iter().find(|name| !is_there(name))) {
+        (What::Ready, Some(gone)) => {
+            Err(Failure::new(3, format!("{} is there no longer: it was taken out of the file, or scaled away", printable(gone))))
+        }
+        (What::Ready | What::Stopped, _) => {
+            let left: Vec<String> = names.iter().filter(is_there).cloned().collect();
+            // No name at all stands for the whole.
+            Ok(Some(left).filter(|left| !left.is_empty() || names.is_empty()))
+        }
+    }
 }
 
 /// By what it is noticed that something may have changed.
@@ -209,6 +232,17 @@ const fn is_down(state: StateName) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_there_and_is_gone_is_stopped_and_never_ready() {
+        let now = status("running", true, &[("web", true, "running", true)]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        assert_eq!(left(What::Stopped, &names(&["web", "gone.2"]), &now).unwrap(), Some(names(&["web"])));
+        assert_eq!(left(What::Stopped, &names(&["gone"]), &now).unwrap(), None);
+        assert_eq!(left(What::Stopped, &[], &now).unwrap(), Some(Vec::new()), "the whole");
+        assert_eq!(left(What::Ready, &names(&["web", "gone"]), &now).unwrap_err().code, 3);
+        assert_eq!(left(What::Ready, &names(&["web.1"]), &now).unwrap(), Some(names(&["web.1"])));
+    }
 
     fn status(phase: &str, ready: bool, states: &[(&str, bool, &str, bool)]) -> Status {
         let services: Vec<String> = states
