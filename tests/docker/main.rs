@@ -23,6 +23,7 @@ mod rounds;
 mod stack;
 mod stop;
 mod transcript;
+mod typist;
 mod verbs;
 
 #[allow(dead_code, reason = "shared with the tests of the platform files, which use more of it")]

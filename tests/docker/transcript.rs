@@ -208,7 +208,7 @@ fn documented(help: &str) -> (BTreeSet<i32>, bool) {
     let mut own = false;
     for line in list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
         match line.trim_start().split(' ').next().unwrap() {
-            "N" => own = true,
+            "N" | "128+N" => own = true,
             code => assert!(codes.insert(code.parse().unwrap_or_else(|_| panic!("no exit code: {line:?}"))), "{code} is listed twice"),
         }
     }

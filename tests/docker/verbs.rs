@@ -6,18 +6,18 @@
 //!
 //! Where FIRSTMATE_BINARY names the static binary it is the one in the containers, whatever the images were made with.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use firstmate::engine::status::{InstanceStatus, StateName};
 
 use super::container::{BUSYBOX, Container, Directory, docker, docker_ok, until};
+use super::processes::Process;
 use super::tools;
-use super::transcript::{BARE, Transcript, errors, masked};
+use super::transcript::{BARE, Ended, Transcript, errors, masked};
+use super::typist::Typist;
 
 /// One of each kind: several instances, a group, one that is done, crashes, is given up, cannot be executed, is not ready, waits, is not
-/// started, has a memory line of its own, does not end when it is asked to.
+/// started, has a memory line of its own, does not end when it is asked to, asks at a terminal.
 const STACK: &str = r#"
 [firstmate]
 stop_timeout = "2s"
@@ -79,6 +79,11 @@ autostart = false
 [services.stubborn]
 command = "sh -c 'trap \"\" TERM; exec sleep 1000000'"
 stop_timeout = "1h"
+
+[services.asker]
+command = "sh -c 'while printf \"name? \" && read name; do case $name in quit) exit 5;; esac; echo \"hello $name\"; done'"
+tty = true
+essential = false
 "#;
 
 /// A second firstmate beside the first, for what ends it.
@@ -94,9 +99,33 @@ command = "sh -c 'trap \"\" TERM; echo $$ >/tmp/stubborn; exec sleep 1000000'"
 stop_timeout = "1m"
 "#;
 
+/// What is new of [`STACK`] by the first update, and what has failed by the second.
+const EXTRA: &str = "[services.extra]\ncommand = 'sleep 1000000'\n";
+const FAILING: &str = "[services.extra]\ncommand = \"sh -c 'exit 7'\"\nessential = false\ngive_up_after = 1\n";
+
+/// One of each kind of change: a service goes, one comes, values change with and without a restart, at once and with the next start.
+fn changed() -> String {
+    let (before, spare) = STACK.split_once("[services.spare]").unwrap();
+    let (_, after) = spare.split_once("\n\n").unwrap();
+    let mut text = format!("{before}{after}{EXTRA}");
+    for (old, new) in [
+        ("stop_timeout = \"2s\"", "stop_timeout = \"3s\"\nlog_buffer = \"8KiB\""),
+        ("instances = 2", "instances = 2\nstop_timeout = \"5s\""),
+        ("two words", "three more words"),
+        ("echo two", "echo second"),
+        ("groups = [\"front\"]\nready", "groups = [\"front\"]\nenv = { LEVEL = \"debug\" }\nready"),
+    ] {
+        text = text.replacen(old, new, 1);
+    }
+    text
+}
+
 const WELL: &str = "[memory]\nlimit = '64MiB'\n[services.job]\ncommand = 'echo done'\ntype = 'oneshot'\n";
 const ESSENTIAL: &str = "[memory]\nlimit = '64MiB'\n[services.job]\ncommand = \"sh -c 'exit 9'\"\ngive_up_after = 1\n";
 const BAD: &str = "[services.web]\ncommand = 'sleep 1'\nrestrat = 'always'\ndepends_on = ['db']\n";
+/// Looks whether it has a terminal, and is watched.
+const WATCHED: &str =
+    "[memory]\nlimit = '64MiB'\n[services.app]\ncommand = \"sh -c 'test -t 1 && echo at a terminal; exec sleep 1000000'\"\n";
 const PROCFILE: &str = "web: echo the port is $PORT\nworker: sleep 1000000\n";
 
 /// How a file is run: the tests of Procfiles and of development play these, side by side with foreman.
@@ -109,7 +138,7 @@ struct Stage {
     /// There is none, and no file.
     empty: Container,
     said: Transcript,
-    _files: Directory,
+    files: Directory,
 }
 
 impl Stage {
@@ -120,6 +149,7 @@ impl Stage {
             ("well.toml", WELL),
             ("essential.toml", ESSENTIAL),
             ("bad.toml", BAD),
+            ("watched.toml", WATCHED),
             ("Procfile", PROCFILE),
         ]);
         let shown = files.mount("", "/srv:ro");
@@ -128,7 +158,7 @@ impl Stage {
         let options: Vec<&str> = ["--memory=256m", shown.as_str()].into_iter().chain(binary.as_deref()).collect();
         let stack = Container::run(BUSYBOX, &[&options[..], &[file.as_str()]].concat(), &[]);
         let empty = Container::run(BUSYBOX, &[&options[..], &["--entrypoint=sleep"]].concat(), &["1000000"]);
-        Self { stack, empty, said: Transcript::default(), _files: files }
+        Self { stack, empty, said: Transcript::default(), files }
     }
 
     fn say(&mut self, line: &str) {
@@ -143,6 +173,11 @@ impl Stage {
 
     fn document(&mut self, schema: &str, line: &str) {
         self.said.document(&self.stack, schema, line);
+    }
+
+    /// Another text of the file the stack was started with, in place: a container is shown one file, and not its name.
+    fn write(&self, text: &str) {
+        std::fs::write(self.files.path().join("firstmate.toml"), text).unwrap();
     }
 
     fn note(&mut self, command: &str, text: &str) {
@@ -169,13 +204,42 @@ impl Stage {
     }
 
     fn begun(&self) {
-        self.until_up(&["web", "worker", "mailer", "talker", "stubborn"]);
+        self.until_up(&["web", "worker", "mailer", "talker", "stubborn", "asker"]);
         self.until_state("migrate", StateName::Completed);
         self.until_state("crash", StateName::Backoff);
         self.until_state("fail", StateName::Failed);
         self.until_state("broken", StateName::Failed);
         self.until_state("late", StateName::Waiting);
         self.until(&["slow"], "slow is not ready", |one| one.state == StateName::Starting && one.why.is_some());
+    }
+
+    /// Ends what does not end by itself, and waits for its next run.
+    fn kill_stubborn(&self) {
+        docker_ok(&["exec", &self.stack.name, "firstmate", "signal", "KILL", "stubborn"]);
+        until("the update is done", || match self.stack.exec(&["firstmate", "update", "--dry-run"]) {
+            (0, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        self.until_up(&["stubborn"]);
+    }
+
+    /// The process in the container whose command line is this.
+    fn process(&self, line: &str) -> Option<Process> {
+        let is_it = |process: &Process| {
+            let words = std::fs::read(format!("/proc/{}/cmdline", process.outer)).unwrap_or_default();
+            String::from_utf8_lossy(&words).trim_end_matches('\0').replace('\0', " ") == line
+        };
+        self.stack.processes().into_iter().find(is_it)
+    }
+
+    fn send(&self, signal: &str, to: &Process) {
+        docker_ok(&["exec", &self.stack.name, "kill", &format!("-{signal}"), &to.inner.to_string()]);
+    }
+
+    /// Waits for the end of a command that was typed at.
+    fn leaves(&mut self, typist: Typist) {
+        let (line, code, seen) = typist.ended();
+        self.said.keep(0, &line, code, &masked(&seen));
     }
 
     /// A second firstmate in the container; its socket is /tmp/inner.
@@ -204,7 +268,7 @@ fn every_command_answers_refuses_and_ends_as_its_help_says() {
         [(BARE, &OF_A_START), ("start", &OF_A_START), ("run", &OF_THE_FILE), ("check-config", &OF_THE_FILE)];
     stage.said.is_whole(&stage.empty, &elsewhere);
     let documents = stage.said.documents();
-    assert_eq!(documents.keys().collect::<Vec<_>>(), ["check-config", "env", "events", "status", "why"]);
+    assert_eq!(documents.keys().collect::<Vec<_>>(), ["check-config", "env", "events", "status", "update", "why"]);
     for (schema, documents) in documents {
         tools::all_against(&format!("docs/schema/{schema}.json"), documents).unwrap();
     }
@@ -221,12 +285,22 @@ fn play(stage: &mut Stage) {
     signals(stage);
     scales(stage);
     restarts(stage);
+    updates(stage);
+    attaches(stage);
     files(stage);
     runs_files(stage);
     nobody_is_there(stage);
+    of_a_project(stage);
     somebody_else(stage);
+    interrupted(stage);
     follows(stage);
     ends(stage);
+}
+
+/// A command that is waited for later. Its container ends it, whatever becomes of the test.
+fn say_later(on: &Container, line: &str) -> JoinHandle<Ended> {
+    let words: Vec<String> = ["exec", &on.name, "firstmate"].into_iter().chain(line.split(' ')).map(ToOwned::to_owned).collect();
+    thread::spawn(move || docker(&words.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 fn reads(stage: &mut Stage) {
@@ -239,6 +313,7 @@ fn reads(stage: &mut Stage) {
     stage.say("status wbe web.1");
     stage.say("status nothing.like.it");
     stage.say("status --jsno");
+    stage.say("status --names");
     stage.said.shell(&stage.stack, "status", "firstmate status --watch web.1 | head -n 1");
 
     stage.say("why crash");
@@ -250,7 +325,7 @@ fn reads(stage: &mut Stage) {
     stage.say("why -n few");
 
     stage.say("logs talker");
-    stage.say("logs -n 2 talker migrate");
+    stage.say("logs -n 2 talker mailer");
     stage.say("logs --since 1h --lines 1 crash");
     stage.say("logs workers");
     // The look of a terminal asks for the status first, and looks names up by itself.
@@ -382,7 +457,9 @@ fn scales(stage: &mut Stage) {
     stage.say("scale worker=1001");
     stage.say("scale worker");
     stage.say("scale wroker=2");
-    stage.say("scale workers=2");
+    stage.say("scale workers=3");
+    stage.until_up(&["worker", "mailer"]);
+    stage.say("scale worker=2 mailer=1");
     stage.say("scale worker.1=2");
 }
 
@@ -403,6 +480,82 @@ fn restarts(stage: &mut Stage) {
     stage.document("why", "why --json -n 5");
 }
 
+fn updates(stage: &mut Stage) {
+    stage.note("update", "another file: spare is gone, extra is new, others have changed");
+    stage.write(&changed());
+    stage.say("update --dry-run");
+    stage.say("update --dry-run --exit-code");
+    stage.say("update --dry-run --show-values");
+    stage.document("update", "update --dry-run --json");
+    stage.document("update", "update --dry-run --json --show-values");
+    stage.say("update");
+    stage.until_up(&["web", "mailer", "extra"]);
+    stage.say("update");
+    stage.say("update --dry-run --exit-code");
+    stage.note("update", "a file whose service fails");
+    stage.write(&changed().replace(EXTRA, FAILING));
+    stage.say("update --timeout 30s");
+    stage.note("update", "a broken file");
+    stage.write(&STACK.replacen("autostart", "autostrat", 1));
+    stage.say("update");
+    stage.say("update --dry-run --exit-code");
+    stage.document("update", "update --json");
+    stage.note("update", "a service that does not end, while it has to");
+    stage.write(&changed().replacen("trap \\\"\\\" TERM; exec", "trap \\\"\\\" TERM INT; exec", 1));
+    stage.say("update --timeout 300ms");
+    stage.say("update");
+    stage.document("update", "update --json");
+    stage.kill_stubborn();
+    stage.note("update", "the file as it was");
+    stage.write(STACK);
+    stage.say("update --no-wait");
+    stage.kill_stubborn();
+    stage.document("update", "update --json");
+    stage.say("update --dry-run --no-wait");
+    stage.say("update --exit-code");
+    stage.say("update web");
+}
+
+/// Through a terminal, which is this test's.
+fn attaches(stage: &mut Stage) {
+    stage.note("attach", "asker asks for a name at its terminal");
+    let mut first = Typist::at(&stage.stack, "attach asker");
+    first.until("name? ");
+    first.types("Ada\r");
+    first.until("hello Ada\nname? ");
+    stage.note("attach", "meanwhile, from elsewhere");
+    stage.say("attach asker");
+    first.types("\x10\x11");
+    stage.leaves(first);
+
+    let mut second = Typist::at(&stage.stack, "attach --detach-keys ctrl-x asker.1");
+    second.until("attached to");
+    second.types("Grace\r");
+    second.until("hello Grace\nname? ");
+    second.types("\x18");
+    stage.leaves(second);
+
+    let third = Typist::at(&stage.stack, "attach asker");
+    third.until("attached to");
+    stage.note("attach", "ended by SIGTERM");
+    stage.send("TERM", &stage.process("firstmate attach asker").unwrap());
+    stage.leaves(third);
+
+    let mut last = Typist::at(&stage.stack, "attach asker");
+    last.until("attached to");
+    last.types("quit\r");
+    stage.leaves(last);
+    stage.until(&["asker"], "it runs again", |one| one.run == 2 && one.ready);
+
+    stage.say("attach talker");
+    stage.say("attach workers");
+    stage.say("attach web");
+    stage.say("attach spare");
+    stage.say("attach askr");
+    stage.say("attach --detach-keys ctrl- asker");
+    stage.say("attach");
+}
+
 fn files(stage: &mut Stage) {
     stage.say("check-config -f /srv/well.toml");
     stage.say("check-config --file /srv/Procfile");
@@ -413,6 +566,19 @@ fn files(stage: &mut Stage) {
     stage.say("check-config --explain -f /srv/bad.toml");
     stage.document("check-config", "check-config --explain --json");
     stage.document("check-config", "check-config --explain --json -f /srv/Procfile");
+    // The guard's own limit is the host's to say.
+    for options in
+        ["--started-by person", "--started-by init --no-restart", "--started-by container --formation all=2,worker=3 --timeout 9"]
+    {
+        let line = format!("FIRSTMATE_MEMORY_LIMIT=256MiB firstmate check-config --explain {options} -f /srv/Procfile");
+        assert_eq!(stage.said.shell(&stage.stack, "check-config", &line).0, 0);
+    }
+    stage.document(
+        "check-config",
+        "check-config --explain --json --started-by person --restart --no-timestamp --except worker -f /srv/Procfile",
+    );
+    stage.say("check-config --started-by person -f /srv/Procfile");
+    stage.say("check-config --explain --started-by chance");
 
     stage.say("run -f /srv/Procfile echo hello");
     stage.say("run --file /srv/Procfile web");
@@ -435,6 +601,7 @@ fn runs_files(stage: &mut Stage) {
         say("-f /srv/well.toml --http 192.0.2.1:80");
         stage.said.shell(&stage.empty, command, &format!("ulimit -n 5; firstmate {begin}-f /srv/well.toml"));
         interrupted_twice(stage, begin);
+        watches(stage, begin);
     }
     stage.said.say(&stage.empty, "start job -f /srv/well.toml");
     stage.note(BARE, "where a firstmate runs already");
@@ -453,23 +620,33 @@ fn runs_files(stage: &mut Stage) {
 /// Ctrl-C is the terminal's own signal, so there has to be one.
 fn interrupted_twice(stage: &mut Stage, begin: &str) {
     let words = format!("{begin}-f /srv/inner.toml --socket /tmp/inner");
-    let line = format!("docker exec -it {} firstmate {words}", stage.empty.name);
-    let mut terminal = Command::new("script")
-        .args(["-qec", &line, "/dev/null"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("cannot execute script; it is in bsdutils, which every Debian has");
-    let mut keys = terminal.stdin.take().unwrap();
+    let mut terminal = Typist::at(&stage.empty, &words);
     stage.empty.exec_ok(&["firstmate", "wait", "ready", "--socket", "/tmp/inner"]);
-    keys.write_all(b"\x03").unwrap();
+    terminal.types("\x03");
     until("it is stopping", || {
         let (_, text) = stage.empty.exec(&["firstmate", "status", "--json", "--socket", "/tmp/inner"]);
         if text.contains("\"phase\": \"stopping\"") { Ok(()) } else { Err(text) }
     });
-    keys.write_all(b"\x03").unwrap();
-    let code = terminal.wait().unwrap().code().unwrap();
-    stage.said.keep(0, &words, code, "(interrupted by Ctrl-C twice)\n");
+    terminal.types("\x03");
+    let (line, code, _) = terminal.ended();
+    stage.said.keep(0, &line, code, "(interrupted by Ctrl-C twice)\n");
+}
+
+/// Each process has a terminal, and another one follows when a file changes.
+fn watches(stage: &mut Stage, begin: &str) {
+    let line = format!("{begin}--tty --watch app=/tmp/watched --http off --no-timestamp --socket /tmp/app -f /srv/watched.toml");
+    docker_ok(&["exec", &stage.empty.name, "mkdir", "-p", "/tmp/watched"]);
+    let running = say_later(&stage.empty, &line);
+    stage.empty.exec_ok(&["firstmate", "wait", "ready", "--socket", "/tmp/app"]);
+    docker_ok(&["exec", &stage.empty.name, "touch", "/tmp/watched/page.html"]);
+    until("it runs anew", || {
+        let (_, text) = stage.empty.exec(&["firstmate", "events", "--json", "--socket", "/tmp/app"]);
+        if text.matches("\"kind\":\"ready\"").count() == 2 { Ok(()) } else { Err(text) }
+    });
+    stage.empty.exec_ok(&["firstmate", "shutdown", "--socket", "/tmp/app"]);
+    let ended = running.join().unwrap();
+    docker_ok(&["exec", &stage.empty.name, "rm", "/tmp/watched/page.html"]);
+    stage.said.keep(0, &line, ended.0, &format!("{}{}", masked(&ended.1), errors(&masked(&ended.2))));
 }
 
 fn nobody_is_there(stage: &mut Stage) {
@@ -487,22 +664,93 @@ fn nobody_is_there(stage: &mut Stage) {
         "reload web",
         "signal HUP web",
         "scale web=2",
+        "update",
+        "attach web",
         "shutdown",
     ] {
         let command = line.split(' ').next().unwrap();
         stage.note(command, "there is no firstmate");
         stage.said.say(&stage.empty, line);
         stage.said.say(&stage.empty, &format!("{line} --socket /tmp/not-there"));
+        // Of `start` it says where services run.
+        if command != "start" {
+            stage.said.say(&stage.empty, &format!("{line} --root /srv"));
+        }
     }
 }
 
+/// A person's, which is found by its directory.
+fn of_a_project(stage: &mut Stage) {
+    for command in ["status", "stop", "update", "shutdown"] {
+        stage.note(command, "of a project in /tmp/shop");
+    }
+    let shell = |script: &str| docker_ok(&["exec", &stage.empty.name, "sh", "-c", script]);
+    shell("mkdir /tmp/shop && echo 'web: exec sleep 1000000' >/tmp/shop/Procfile");
+    // By a shell, which is no init.
+    docker_ok(&["exec", "--detach", &stage.empty.name, "sh", "-c", "cd /tmp/shop && firstmate start; true"]);
+    stage.empty.exec_ok(&["firstmate", "wait", "ready", "--root", "/tmp/shop"]);
+    shell("echo 'worker: exec sleep 1000000' >>/tmp/shop/Procfile");
+    for line in ["status --json", "update", "stop worker", "shutdown"] {
+        let line = format!("{line} --root /tmp/shop");
+        if line.contains("--json") {
+            stage.said.document(&stage.empty, "status", &line);
+        } else {
+            stage.said.say(&stage.empty, &line);
+        }
+    }
+    stage.said.say(&stage.empty, "status --root /tmp/nowhere");
+    stage.said.say(&stage.empty, "status --root /tmp/shop --socket /tmp/inner");
+}
+
+/// Ctrl-C while a firstmate does not answer: it stands still.
+fn interrupted(stage: &mut Stage) {
+    stage.begin_inner();
+    let inner = stage.process("firstmate -f /srv/inner.toml --socket /tmp/inner").unwrap();
+    stage.send("STOP", &inner);
+    let mut came = Vec::new();
+    for line in ["start web", "stop web", "restart web", "scale web=2", "reload web", "signal HUP web", "update"] {
+        let line = format!("{line} --socket /tmp/inner");
+        let running = say_later(&stage.stack, &line);
+        let waiting = until("it waits for its answer", || {
+            let process = stage.process(&format!("firstmate {line}")).ok_or("it is not there")?;
+            let status = std::fs::read_to_string(format!("/proc/{}/status", process.outer)).map_err(|error| error.to_string())?;
+            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).map(str::trim).unwrap_or_default();
+            // SIGINT is the second bit; one thread is left to read it.
+            let is_blocked = u64::from_str_radix(blocked, 16).is_ok_and(|mask| mask & 2 != 0);
+            if is_blocked { Ok(process) } else { Err(status) }
+        });
+        stage.send("INT", &waiting);
+        let ended = running.join().unwrap();
+        came.push((line, ended));
+    }
+    for (line, (code, out, err)) in came {
+        stage.note(line.split(' ').next().unwrap(), "interrupted by Ctrl-C, while firstmate stands still");
+        stage.said.keep(0, &line, code, &format!("{}{}", masked(&out), errors(&masked(&err))));
+    }
+    // What they asked for may still be done, so this one goes.
+    stage.send("KILL", &inner);
+    stage.end_inner();
+}
+
 fn somebody_else(stage: &mut Stage) {
-    for command in ["stop", "start", "restart", "reload", "signal", "scale", "shutdown", "env", "status", "check", "wait", "logs"] {
+    for command in
+        ["stop", "start", "restart", "reload", "signal", "scale", "shutdown", "env", "status", "check", "wait", "logs", "update", "attach"]
+    {
         stage.note(command, "as another user");
     }
-    for line in
-        ["stop web", "start web", "restart web", "reload web", "signal HUP web", "scale web=2", "shutdown", "env mailer --show-values"]
-    {
+    for line in [
+        "stop web",
+        "start web",
+        "restart web",
+        "reload web",
+        "signal HUP web",
+        "scale web=2",
+        "shutdown",
+        "env mailer --show-values",
+        "update",
+        "update --dry-run",
+        "attach asker",
+    ] {
         stage.refuse(line);
     }
     for line in ["status mailer", "check live", "wait ready front", "logs -n 1 talker", "env mailer"] {
@@ -526,11 +774,7 @@ fn follows(stage: &mut Stage) {
         "events -f --json --socket /tmp/inner",
         "wait stopped web --timeout 1m --socket /tmp/inner",
     ];
-    let followers = lines.map(|line| {
-        let words: Vec<String> =
-            ["exec", &stage.stack.name, "firstmate"].into_iter().chain(line.split(' ')).map(ToOwned::to_owned).collect();
-        (line, thread::spawn(move || docker(&words.iter().map(String::as_str).collect::<Vec<_>>())))
-    });
+    let followers = lines.map(|line| (line, say_later(&stage.stack, line)));
     until("all are connected", || {
         let (_, connected) = stage.stack.exec(&["grep", "-c", " 03 .* /tmp/inner$", "/proc/net/unix"]);
         if connected.trim() == lines.len().to_string() { Ok(()) } else { Err(connected) }
@@ -603,5 +847,5 @@ fn ends(stage: &mut Stage) {
 #[test]
 fn the_stack_that_is_asked_has_one_of_each_kind() {
     let services: Vec<&str> = STACK.lines().filter_map(|line| line.strip_prefix("[services.")).collect();
-    assert_eq!(services.len(), 12, "{services:?}");
+    assert_eq!(services.len(), 13, "{services:?}");
 }
