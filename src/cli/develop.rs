@@ -38,7 +38,7 @@ impl DevelopArgs {
     /// What it means for the file. `names` are the services to start; none is all.
     pub(super) fn inputs(&self, names: &[String]) -> Inputs {
         Inputs {
-            choice: Choice { only: names.to_vec(), except: self.except.clone(), formation: self.formation.clone() },
+            choice: Choice { only: names.to_vec(), except: self.except.clone(), formation: self.formation.clone(), again: false },
             stop_timeout: self.timeout,
             ending: match (self.restart, self.no_restart) {
                 (true, _) => Some(Ending::Restart),

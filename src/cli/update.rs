@@ -82,7 +82,11 @@ pub(super) fn run(args: &UpdateArgs) -> Result<u8, Failure> {
                 }
             }
             let failure = Failure::new(2, "the file is wrong, and nothing has changed");
-            Err(failure.help("mend it and try again; `firstmate update --dry-run` only shows what would change"))
+            Err(if args.dry_run {
+                failure.help("mend it and try again")
+            } else {
+                failure.help("mend it and try again; `firstmate update --dry-run` only shows what would change")
+            })
         }
         Reply::Failed { why } | Reply::Refused { why } => Err(Failure::new(1, format!("cannot update: {}", printable(why)))),
         Reply::Done { .. } | Reply::UnknownName { .. } => Err(verbs::strange()),

@@ -57,7 +57,9 @@ impl Again {
     /// # Errors
     /// Every problem there is, as with [`load()`].
     pub fn read(&self) -> Result<Loaded, Vec<Diagnostic>> {
-        let mut loaded = load(&self.path, &self.inputs)?;
+        let mut inputs = self.inputs.clone();
+        inputs.choice.again = true;
+        let mut loaded = load(&self.path, &inputs)?;
         self.additions.apply(&mut loaded.spec);
         Ok(loaded)
     }
@@ -108,6 +110,7 @@ pub fn keep_ports(spec: &mut Spec, present: &BTreeMap<String, u16>) -> Vec<KeptP
 mod tests {
     use std::path::Path;
 
+    use super::super::Choice;
     use super::*;
 
     fn spec(names: &[&str]) -> Spec {
@@ -138,6 +141,27 @@ mod tests {
         assert!(web.launch.tty && job.launch.tty);
         assert_eq!((web.watch.paths.as_slice(), job.watch.paths.as_slice()), ([path("/all"), path("/web")].as_slice(), [].as_slice()));
         assert_eq!(web.give_up_after, None);
+    }
+
+    #[test]
+    fn options_may_name_whom_the_file_has_lost_since() {
+        let directory = std::env::temp_dir().join(format!("firstmate-again-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("firstmate.toml");
+        let write = |names: &[&str]| {
+            let text: String = names.iter().map(|name| format!("[services.{name}]\ncommand = \"true\"\n")).collect();
+            std::fs::write(&path, text).unwrap();
+        };
+        let choice = Choice { except: vec!["web".to_owned()], ..Choice::default() };
+        let again = Again { path: path.clone(), inputs: Inputs { choice, ..Inputs::default() }, additions: Additions::default() };
+        write(&["db"]);
+        let at_first = load(&path, &again.inputs).map(drop).unwrap_err();
+        assert!(at_first.iter().any(|problem| problem.message.contains("which -x names")), "{at_first:?}");
+        assert_eq!(again.read().unwrap().spec.services.len(), 1);
+        write(&["db", "web"]);
+        let autostart: Vec<bool> = again.read().unwrap().spec.services.iter().map(|service| service.autostart).collect();
+        assert_eq!(autostart, [true, false]);
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

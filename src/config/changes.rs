@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use super::values::{show_amount, show_duration};
+use super::values::{show_amount, show_duration, show_size};
 use super::{Http, LogBuffer, Settings, TerminationLog};
 use crate::engine::spec::{
     Address, Backoff, Check, Command, Condition, Dependency, Kind, Launch, Limit, Memory, MemoryAction, Probe, Readiness, Resource,
@@ -153,7 +153,7 @@ pub fn settled_at_start(old: (&Settings, &Memory), new: (&Settings, &Memory), ru
         TerminationLog::Off => "off".to_owned(),
         TerminationLog::At(path) => path.display().to_string(),
     });
-    let bytes = |buffer: &LogBuffer| format!("{} bytes", buffer.bytes());
+    let bytes = |buffer: &LogBuffer| show_size(u64::try_from(buffer.bytes()).unwrap_or(u64::MAX));
     found.compare("log_buffer", &log_buffers.each, &settings.log_buffers.each, bytes);
     // That of a service that is new holds from its start.
     for name in log_buffers.own.keys().chain(settings.log_buffers.own.keys()).collect::<BTreeSet<_>>().into_iter().filter(|name| runs(name))
@@ -163,7 +163,7 @@ pub fn settled_at_start(old: (&Settings, &Memory), new: (&Settings, &Memory), ru
     }
     let Memory { limit, restart_above, confirm, hard_above, emergency_above, cgroups } = old.1;
     let memory = new.1;
-    found.maybe("memory.limit", limit.as_ref(), memory.limit.as_ref(), |bytes| format!("{bytes} bytes"));
+    found.maybe("memory.limit", limit.as_ref(), memory.limit.as_ref(), |bytes| show_size(*bytes));
     found.maybe("memory.restart_above", restart_above.as_ref(), memory.restart_above.as_ref(), |amount| show_amount(*amount));
     found.compare("memory.confirm", confirm, &memory.confirm, |time| show_duration(*time));
     found.compare("memory.hard_above", hard_above, &memory.hard_above, |amount| show_amount(*amount));

@@ -26,6 +26,8 @@ pub struct Choice {
     pub except: Vec<String>,
     /// How many of which.
     pub formation: Option<Formation>,
+    /// The file is read again: a name that nobody has is of a service that has left it since.
+    pub again: bool,
 }
 
 /// `web=2,worker=1,all=1`: how many instances of which service. One that it does not name gets the number of `all`, and none without that.
@@ -142,7 +144,7 @@ impl Choice {
         let named = self.formation.iter().flat_map(|formation| formation.named.keys());
         let asked = self.only.iter().map(|name| (name, "")).chain(self.except.iter().map(|name| (name, ", which -x names")));
         for (name, by) in asked.chain(named.map(|name| (name, ", which -m names"))) {
-            if names.contains(name) || (name == ALL && by.is_empty()) {
+            if self.again || names.contains(name) || (name == ALL && by.is_empty()) {
                 continue;
             }
             let service = name.split_once('.').map(|(service, _)| service).filter(|service| names.iter().any(|name| name == service));

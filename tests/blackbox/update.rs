@@ -188,10 +188,7 @@ fn what_no_process_can_notice_is_changed_under_it_and_told_so() {
     assert_eq!((code, error.as_str()), (0, ""), "{out}");
     let expected = "~ web (without a restart)\n    stop_timeout: 20s -> 200ms\n~ firstmate itself (at once)\n    drain: 0s -> 10ms\n";
     assert!(out.starts_with(expected), "{out}");
-    assert!(
-        out.contains("~ firstmate itself (takes effect at the next start of firstmate)\n    log_buffer: 16384 bytes -> 8192 bytes\n"),
-        "{out}"
-    );
+    assert!(out.contains("~ firstmate itself (takes effect at the next start of firstmate)\n    log_buffer: 16KiB -> 8KiB\n"), "{out}");
     assert_eq!(pids(&container), before);
     // And it holds.
     assert_eq!(container.cli(&["stop", "web"]).0, 0);
