@@ -60,6 +60,9 @@ impl Firstmate {
             .arg(&copy)
             .args(["start", "-f", "firstmate.toml", "--http", "127.0.0.1:0"])
             .current_dir(&directory)
+            // firstmate holds what its services are to inherit: that of whoever runs the test is not to be measured.
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
