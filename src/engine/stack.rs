@@ -621,8 +621,8 @@ impl Engine {
                 let id = instance.id;
                 let Some(service) = self.service(id.service).cloned() else { continue };
                 let dead = service.depends_on.iter().map(|dependency| dependency.service).find(|on| self.is_dead(*on));
-                // What is to be replaced is as good as down.
-                let unmet = |on: &&Dependency| self.is_halting(on.service) || !self.holds(**on);
+                // What is to be replaced is as good as down, and so is a service of which instances are still to come.
+                let unmet = |on: &&Dependency| self.is_halting(on.service) || self.is_growing(on.service) || !self.holds(**on);
                 let missing = service.depends_on.iter().find(unmet).map(|dependency| dependency.service);
                 let dead_outcome = dead.and_then(|on| self.failure_of(on));
                 let Some(instance) = self.instances.get_mut(index) else { continue };

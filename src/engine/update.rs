@@ -195,6 +195,13 @@ impl Engine {
         self.services.get(id.0).is_some_and(|entry| entry.standing.is_halting())
     }
 
+    /// Whether a service is to have more instances as soon as its new definition holds.
+    pub(super) fn is_growing(&self, id: ServiceId) -> bool {
+        let Some(Entry { standing: Standing::Amended(service), service: old, .. }) = self.services.get(id.0) else { return false };
+        // Who was scaled by hand stays so, unless the file's number is another one.
+        service.instances != old.instances && service.instances > self.instances_wanted(id)
+    }
+
     /// Whether a service is there.
     #[must_use]
     pub fn is_there(&self, id: ServiceId) -> bool {

@@ -208,6 +208,21 @@ fn another_number_of_instances_adds_and_removes_only_those() {
 }
 
 #[test]
+fn who_is_new_waits_for_instances_that_are_still_to_come() {
+    let db = |instances| Service { instances, ..named("db", "1") };
+    let mut rig = ready(vec![db(2)]);
+    assert_eq!(update(&mut rig, vec![db(1)]), ["define db", "SIGTERM db.2#1"]);
+    assert!(!rig.engine.is_updating());
+    // While the second one is still being ended it is to have three: those are what the new one needs, and not the one that is left.
+    assert_eq!(update(&mut rig, vec![db(3), on_all(named("web", "1"), &[0])]), ["define web"]);
+    let second = RunId { instance: InstanceId { service: ServiceId(0), number: 2 }, run: 1 };
+    let words = rig.tell(Event::Exited { run: second, outcome: Outcome::Signaled(Signal::TERM), left_behind: 0 });
+    assert_eq!(words, ["define db", "spawn db.2#2", "spawn db.3#1"]);
+    come_up(&mut rig);
+    assert_eq!(rig.engine.current_run(Rig::id(1)).map(|run| run.run), Some(1), "web starts now");
+}
+
+#[test]
 fn who_was_stopped_by_hand_stays_so_by_the_new_definition() {
     let mut rig = ready(vec![named("web", "1"), named("db", "1")]);
     rig.command(Verb::Stop, 0);
