@@ -38,6 +38,7 @@ test: setup lint build
 
 lint:
 	cargo fmt --check
+	tests/sim/mutations --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --quiet
 
